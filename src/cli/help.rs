@@ -17,8 +17,9 @@ pub struct Args {
 }
 
 /// Headings of options, each with the names of its options. Others stay under `Options`.
-const HEADINGS: [(&str, &[&str]); 6] = [
+const HEADINGS: [(&str, &[&str]); 7] = [
     ("Values of the pipeline", &["set", "axis"]),
+    ("Search", &["search", "minimise", "maximise", "tolerance", "rounds"]),
     ("Resources", &["jobs", "threads", "mem", "gpus", "resource", "max_load", "device", "batch"]),
     ("Failures", &["keep_going", "fail_fast", "retries", "timeout"]),
     ("Jobs of a cluster", &["launcher", "partition", "account", "time", "detach"]),
@@ -64,7 +65,8 @@ erw plan digits.toml --since HEAD~1          # what an edit makes stale",
         "\
 erw sweep ablation.toml
 erw sweep ablation.toml --table --sort fd    # the results so far
-erw sweep digits.toml --axis train.seed=0..5 --axis train.lr=1e-4,2e-4",
+erw sweep digits.toml --axis train.seed=0..5 --axis train.lr=1e-4,2e-4
+erw sweep digits.toml --search sample.cfg_scale=1.0..4.0 --minimise fd   # the best guidance",
     ),
     (
         "erw metrics",

@@ -39,7 +39,7 @@ impl Outline {
 
     /// The names of the axes of its sweep, with those of `--axis`; none without a sweep.
     pub fn axes(&self, given: &[String]) -> Result<Vec<String>> {
-        Ok(sweep::axes::axes(&self.spec, given)?.into_iter().map(|axis| axis.name).collect())
+        Ok(sweep::axes::axes(&self.spec, given, &[])?.into_iter().map(|axis| axis.name).collect())
     }
 
     /// The names of the trials, likewise.

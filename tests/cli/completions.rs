@@ -163,7 +163,7 @@ fn what_cannot_be_read_completes_nothing_and_says_nothing() {
 /// A new argument is given something to complete, or is named here as free.
 #[test]
 fn every_argument_completes_or_is_free() {
-    const FREE: [&str; 24] = [
+    const FREE: [&str; 25] = [
         "ACCOUNT",
         "CONDITION",
         "CONFIG",
@@ -177,6 +177,7 @@ fn every_argument_completes_or_is_free() {
         "NAME",
         "NAME=N",
         "NUMBER",
+        "PART",
         "PIXELS",
         "Q",
         "REVISION",

@@ -15,6 +15,7 @@ mod ranks;
 mod remote;
 mod resume;
 mod scheduler;
+mod search;
 mod sweep;
 mod up_to_date;
 mod watched_files;

@@ -9,6 +9,7 @@ use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::layers::Overrides;
 use erw_runner::pipeline::targets::{self, named};
 use erw_runner::sweep::SweepPlan;
+use erw_runner::sweep::probes::Probe;
 use erw_runner::text::suggest;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -94,9 +95,9 @@ impl PipelineArgs {
         SweepPlan::load_with(&self.pipeline, registry, &self.overrides(), &self.axis)
     }
 
-    /// A sweep that has the trial or stage `name`. If only the `--axis` of an earlier run made it,
-    /// that axis is taken from the run's journal, so that `erw logs P train@seed=7` works without
-    /// repeating it.
+    /// A sweep that has the trial or stage `name`. If only the `--axis` or `--search` of an earlier
+    /// run made it, that is taken from the run's journal, so that `erw logs P train@seed=7` works
+    /// without repeating it.
     pub fn sweep_with(
         &self,
         name: &str,
@@ -108,9 +109,13 @@ impl PipelineArgs {
         if !self.axis.is_empty() || stated.as_ref().is_ok_and(has) {
             return stated;
         }
-        for (run, axis) in self.earlier_axes(registry, cache) {
-            let words = axis.iter().map(|axis| format!("--axis {axis}")).collect::<Vec<_>>().join(" ");
-            match (Self { axis, ..self.clone() }).sweep(registry) {
+        for (run, Earlier { axis, search }) in self.earlier_sweeps(registry, cache) {
+            let flags = [("--axis", &axis), ("--search", &search)];
+            let words =
+                flags.iter().flat_map(|(flag, values)| values.iter().map(move |value| format!("{flag} {value}")));
+            let words = words.collect::<Vec<_>>().join(" ");
+            let probes = probes_named(name, &search);
+            match SweepPlan::load_at(&self.pipeline, registry, &self.overrides(), &axis, &probes) {
                 Ok(plan) if has(&plan) => {
                     let note = format!("note: found `{name}` with `{words}`, taken from run {run}\n");
                     let _ = std::io::stderr().lock().write_all(note.as_bytes());
@@ -122,22 +127,47 @@ impl PipelineArgs {
         stated
     }
 
-    /// The `--axis` values of earlier runs of this pipeline, with the ids of the runs, the latest
-    /// first.
-    fn earlier_axes(&self, registry: Registry, cache: &Path) -> Vec<(String, Vec<String>)> {
+    /// What earlier runs of this pipeline varied, with the ids of the runs, the latest first.
+    fn earlier_sweeps(&self, registry: Registry, cache: &Path) -> Vec<(String, Earlier)> {
         let Some(name) = self.load(registry).ok().map(|p| p.name).filter(|_| Store::is_at(cache)) else {
             return vec![];
         };
         let runs = Store::open(cache).and_then(|store| read::runs(&store)).unwrap_or_default();
-        let mut all: Vec<(String, Vec<String>)> = vec![];
+        let mut all: Vec<(String, Earlier)> = vec![];
         for run in runs.into_iter().filter(|run| run.pipeline == name) {
-            let axes = values_of("--axis", run.command.iter().map(String::as_str));
-            if !axes.is_empty() && all.iter().all(|(_, known)| *known != axes) {
-                all.push((run.id, axes));
+            let values = |flag| values_of(flag, run.command.iter().map(String::as_str));
+            let found = Earlier { axis: values("--axis"), search: values("--search") };
+            let is_empty = found.axis.is_empty() && found.search.is_empty();
+            if !is_empty && all.iter().all(|(_, known)| *known != found) {
+                all.push((run.id, found));
             }
         }
         all
     }
+}
+
+/// What the command line of a run varied.
+#[derive(PartialEq)]
+struct Earlier {
+    axis: Vec<String>,
+    search: Vec<String>,
+}
+
+/// The point of a search after which a stage or trial is named, and another one: names tell points
+/// apart only where there are two.
+fn probes_named(name: &str, search: &[String]) -> Vec<Probe> {
+    let label = name.split_once('@').map_or(name, |(_, label)| label);
+    let stated: Vec<(&str, &str)> = label.split(',').filter_map(|part| part.split_once('=')).collect();
+    let (mut own, mut other) = (Probe::new(), Probe::new());
+    for (key, interval) in search.iter().filter_map(|text| text.split_once('=')) {
+        let short = key.rsplit('.').next();
+        let value = stated.iter().find(|(name, _)| *name == key || Some(*name) == short).map(|(_, value)| *value);
+        let Some(value) = value else { return vec![] };
+        let ends = interval.split("..").map(|end| end.trim_start_matches('='));
+        own.push((key.into(), value.into()));
+        other.extend(ends.filter(|end| *end != value).last().map(|end| (key.into(), end.into())));
+    }
+    vec![own, other]
 }
 
 /// The values of a flag on a command line, `--flag VALUE` or `--flag=VALUE`.

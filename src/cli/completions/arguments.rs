@@ -21,7 +21,7 @@ pub fn completes(arg: &Arg) -> Option<Completes> {
         ("STAGE" | "STAGES" | "TARGETS", _) => Stage,
         ("STAGE[.OUTPUT]", _) => Output,
         ("NAME=VALUE" | "ema|model|NAME=VALUE", _) => Setting,
-        ("NAME=VALUES", _) => Axis,
+        ("NAME=VALUES" | "NAME=LO..HI", _) => Axis,
         ("AXIS", _) => AxisName,
         ("TRIAL", _) => Trial,
         ("RUN", _) => Run,

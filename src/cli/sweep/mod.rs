@@ -1,67 +1,42 @@
-//! `erw sweep`: all trials of a pipeline's sweep in one run, and a table of their results.
+//! `erw sweep`: all trials of a pipeline's sweep in one run, and a table of their results; or the
+//! trials of a search, run after run.
 
+pub mod args;
 pub mod filter;
 pub mod row;
+mod search;
+mod selection;
 pub mod table;
 pub mod table_options;
 
-use super::common::pipeline_args::{PipelineArgs, forced, tell_of_link};
+use super::common::pipeline_args::{forced, tell_of_link};
 use super::common::print;
 use super::run::execute::{execute, print_log};
-use super::run::flags::Flags;
 use crate::report::sheet::Format;
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
-use erw_runner::event::{Listener, Measure, StageEnd, StageState};
+use erw_runner::event::{Listener, Measure};
 use erw_runner::exec::scheduler::Settled;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::pipeline::targets::select;
-use erw_runner::plan::{self, CacheChecker, Missing, Verdict};
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::pruner::Pruner;
 use erw_runner::sweep::pruning_rule::Rule;
-use row::{StageStatus, Status};
-use std::collections::{BTreeMap, BTreeSet};
+use selection::{Sweep, seen};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
-use table::{Tabulated, table};
-use table_options::{MayGive, TableArgs, TableOptions};
+use table::Tabulated;
+use table_options::{TableArgs, TableOptions};
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    pub pipeline: PipelineArgs,
-    /// Only these stages and their dependencies, in every trial
-    pub targets: Vec<String>,
-    /// Only this trial
-    #[arg(long, value_name = "TRIAL")]
-    pub trial: Vec<String>,
-    /// Run the next N trials that are not complete
-    #[arg(long, value_name = "N", conflicts_with = "table")]
-    pub budget_trials: Option<usize>,
-    /// Stop trials early by a rule: `train.loss>2 @500`, `fd > 1.5*best`
-    #[arg(long, value_name = "RULE")]
-    pub stop: Vec<String>,
-    /// Start no further stages once one has failed
-    #[arg(long, conflicts_with = "keep_going")]
-    pub fail_fast: bool,
-    /// Print the table of cached results, without running anything
-    #[arg(long, conflicts_with_all = ["json", "dry_run", "force"])]
-    pub table: bool,
-    /// Accepted only to explain that a sweep has no lock file.
-    #[arg(long, hide = true)]
-    lock: bool,
-    #[arg(long, hide = true)]
-    locked: bool,
-    #[command(flatten)]
-    pub options: TableArgs,
-    #[command(flatten)]
-    pub flags: Flags,
-}
+pub use args::Args;
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     refuse_locks(args)?;
+    if !args.search.search.is_empty() {
+        return search::run(args, cache, registry);
+    }
     let plan = args.pipeline.sweep(registry)?;
     tell_of_link(&args.pipeline.pipeline);
     let options = TableOptions::read(&args.options, &plan)?;
@@ -84,7 +59,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let known = sweep.cached(&Store::open(cache)?, forced(&plan.pipeline, &args.flags.force)?)?;
         left = args.budget_trials.map_or(0, |most| sweep.keep_within(most, &known));
     }
-    sweep.refuse_missing(args)?;
+    sweep.refuse_missing(&args.flags)?;
     let mut flags = args.flags.clone();
     flags.keep_going = !args.fail_fast;
     let selected = sweep.selected();
@@ -170,112 +145,4 @@ fn rules(plan: &SweepPlan, stop: &[String]) -> Result<Vec<Rule>> {
         rules.push(Rule::parse(text, &stages).map_err(|e| e.within("`--stop`"))?);
     }
     Ok(rules)
-}
-
-/// The status and results of the stages.
-type Known = BTreeMap<StageId, (Status, Vec<Measure>)>;
-
-/// A sweep with the selected trials and stages.
-struct Sweep<'a> {
-    plan: &'a SweepPlan,
-    trials: Vec<usize>,
-    /// The targets and their dependencies, in all trials.
-    wanted: Vec<StageId>,
-    watch: Pruner,
-}
-
-impl Sweep<'_> {
-    /// The selected stages of the selected trials.
-    fn selected(&self) -> Vec<StageId> {
-        let needed: BTreeSet<StageId> =
-            self.trials.iter().flat_map(|&i| self.plan.trials[i].stages.values().copied()).collect();
-        self.wanted.iter().copied().filter(|id| needed.contains(id)).collect()
-    }
-
-    /// The cached results of the selected stages, which are also passed to the pruner.
-    fn cached(&mut self, store: &Store, forced: BTreeSet<StageId>) -> Result<Known> {
-        let checker = CacheChecker::new(&self.plan.pipeline, store, forced);
-        let mut known = Known::new();
-        for (id, verdict) in plan::plan(&checker, &self.selected())? {
-            let results = if let Verdict::Cached(record) = verdict { Some(record.results) } else { None };
-            known.insert(id, self.known(id, results));
-        }
-        Ok(known)
-    }
-
-    /// What is known of a stage with these cached results, which the pruner sees too.
-    fn known(&mut self, id: StageId, results: Option<Vec<Measure>>) -> (Status, Vec<Measure>) {
-        let Some(results) = results else { return (Status::Unfinished, vec![]) };
-        let name = &self.plan.pipeline.stage(id).name;
-        self.watch.cached(name, results.iter().map(|r| (r.name.as_str(), r.value)));
-        (Status::Cached, results)
-    }
-
-    /// Keeps complete trials and the first `most` of the others; returns how many are left out.
-    fn keep_within(&mut self, most: usize, known: &Known) -> usize {
-        let done = |id: &StageId| known.get(id).is_none_or(|(status, _)| *status == Status::Cached);
-        let (mut started, mut left) = (0, 0);
-        let (plan, watch) = (self.plan, &self.watch);
-        self.trials.retain(|&i| {
-            if plan.trials[i].stages.values().all(done) || watch.pruned_because(i).is_some() {
-                return true;
-            }
-            let within = started < most;
-            *(if within { &mut started } else { &mut left }) += 1;
-            within
-        });
-        left
-    }
-
-    /// Fails for missing files before anything runs. A sweep continues after failures, but these
-    /// are known beforehand.
-    fn refuse_missing(&self, args: &Args) -> Result<()> {
-        if args.flags.keep_going || args.flags.dry_run {
-            return Ok(());
-        }
-        let missing: Vec<Missing> =
-            self.selected().iter().flat_map(|id| plan::missing(self.plan.pipeline.stage(*id))).collect();
-        plan::missing_error(&missing).map_or(Ok(()), Err)
-    }
-
-    /// The names that results of the stages may have: of cached stages the recorded ones, otherwise
-    /// those of the kind.
-    fn results(&self, known: &Known) -> Vec<(String, MayGive)> {
-        let result = |id: StageId| {
-            let stage = self.plan.pipeline.stage(id);
-            let base = stage.name.split('@').next().unwrap_or(&stage.name).to_string();
-            let may = match known.get(&id) {
-                Some((Status::Cached, results)) => MayGive::These(results.iter().map(|r| r.name.clone()).collect()),
-                _ if stage.command.is_none() => MayGive::These(stage.manifest.results.clone()),
-                _ if stage.outputs.values().any(|ty| ty == erw_runner::kind::field::TYPE) => MayGive::Anything,
-                _ => MayGive::These(vec![]),
-            };
-            (base, may)
-        };
-        self.selected().into_iter().map(result).collect()
-    }
-
-    fn table(&self, known: &Known, options: &TableOptions) -> Tabulated {
-        let seen = |id: StageId| known.get(&id).map(|(status, r)| StageStatus { status: *status, results: r.clone() });
-        let stopped = |trial| self.watch.pruned_because(trial).is_some();
-        table(self.plan, &self.trials, options, &seen, &stopped)
-    }
-}
-
-/// How the stages of a run ended.
-fn seen(plan: &SweepPlan, ends: &[StageEnd]) -> Known {
-    let by_name: BTreeMap<&str, &StageEnd> = ends.iter().map(|e| (e.stage.as_str(), e)).collect();
-    let all = plan.pipeline.stages.iter().enumerate();
-    let found = all.filter_map(|(i, stage)| Some((StageId(i), *by_name.get(stage.name.as_str())?)));
-    found.map(|(id, end)| (id, (status(end.state), end.results.clone()))).collect()
-}
-
-fn status(state: StageState) -> Status {
-    match state {
-        StageState::Failed => Status::Failed,
-        StageState::Suspended => Status::Suspended,
-        StageState::Done => Status::Ran,
-        StageState::Cached => Status::Cached,
-        _ => Status::Skipped,
-    }
 }

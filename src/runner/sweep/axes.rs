@@ -1,16 +1,17 @@
 //! The dimensions of a sweep: the axes of `[sweep]` and of the command line, `[[sweep.trials]]`,
-//! `[sweep.random]`. Checks all their names. Does not know trials.
+//! `[sweep.random]`, the points of a search. Checks all their names. Does not know trials.
 
-use super::axis::{Axis, Point, RANDOM, Stated, TRIALS, distinct, last, last_part, setting};
+use super::axis::{Axis, Point, RANDOM, SEARCH, Stated, TRIALS, distinct, last, last_part, setting};
+use super::probes::{self, Probe};
 use super::{axis_argument, random};
 use crate::pipeline::file::{File, Spec};
 use crate::text::spanned::{Entry, Node, flatten};
 use erw_base::error::{Error, Result};
 use std::path::Path;
 
-/// The dimensions of the sweep, the slowest first; `given` are those of the command line. Empty
-/// without a `[sweep]`.
-pub(crate) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
+/// The dimensions of the sweep, the slowest first; `given` are those of the command line, `probes`
+/// the points of a search. Empty without a `[sweep]`.
+pub(crate) fn axes(spec: &Spec, given: &[String], probes: &[Probe]) -> Result<Vec<Axis>> {
     let mut axes = vec![];
     if let Some((trials, file)) = last(spec, |f| f.trials.as_ref()) {
         axes.push(Axis::new(TRIALS, named_trials(spec, trials, &file.dir())?));
@@ -18,8 +19,12 @@ pub(crate) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
     if let Some((table, file)) = last(spec, |f| f.random.as_ref()) {
         axes.push(Axis::new(RANDOM, random::points(spec, table, &file.dir())?));
     }
+    if !probes.is_empty() {
+        axes.push(probes::dimension(spec, probes)?);
+    }
     let points = axes.len();
-    let stated = stated(spec, given)?;
+    let is_searched = |key: &String| probes.iter().flatten().any(|(searched, _)| searched == key);
+    let stated = stated(spec, given, &is_searched)?;
     for one in &stated {
         // The short name `seed`, unless two axes share it.
         let short = last_part(one.first());
@@ -31,8 +36,8 @@ pub(crate) fn axes(spec: &Spec, given: &[String]) -> Result<Vec<Axis>> {
 }
 
 /// The axes of all files and of the command line; a later one replaces an earlier one with the same
-/// name.
-fn stated(spec: &Spec, given: &[String]) -> Result<Vec<Stated>> {
+/// name, and a search those of a file.
+fn stated(spec: &Spec, given: &[String], is_searched: &dyn Fn(&String) -> bool) -> Result<Vec<Stated>> {
     let mut entries: Vec<(&Entry, &File)> = vec![];
     for file in &spec.files {
         for entry in &file.axes {
@@ -44,6 +49,7 @@ fn stated(spec: &Spec, given: &[String]) -> Result<Vec<Stated>> {
     }
     let of_file = |(entry, file): &(&Entry, &File)| Stated::of_file(spec, entry, &file.dir());
     let mut all: Vec<Stated> = entries.iter().map(of_file).collect::<Result<_>>()?;
+    all.retain(|axis| !matches!(axis.keys.as_slice(), [only] if is_searched(only)));
     for text in given {
         let one = axis_argument::axis(spec, text)?;
         match all.iter_mut().find(|s| s.keys == one.keys) {
@@ -55,13 +61,16 @@ fn stated(spec: &Spec, given: &[String]) -> Result<Vec<Stated>> {
 }
 
 /// Refuses dimensions that set the same parameter: one would silently override the other. The first
-/// `points` are named trials and random points, then come axes.
+/// `points` are named trials, random points and those of a search, then come axes.
 fn check_overlap(axes: &[Axis], points: usize) -> Result<()> {
     for (i, axis) in axes.iter().enumerate() {
         for (key, _, setting) in axis.points.iter().flat_map(|p| &p.settings) {
             let Some(other) = axes[i + 1..].iter().find(|a| a.keys.contains(key)) else { continue };
             let (message, hint) = match (axis.name.as_str(), other.name.as_str()) {
                 (TRIALS, RANDOM) => ("a trial sets `{}`, which is drawn at random", "set it in only one of the two"),
+                (TRIALS, SEARCH) => ("a trial sets `{}`, which is searched", "set it in only one of the two"),
+                (RANDOM, SEARCH) => ("`{}` is both drawn at random and searched", "set it in only one of the two"),
+                (SEARCH, _) => ("`{}` is both searched and an axis", "set it in only one of the two"),
                 _ if i >= points => ("`{}` is on two axes", "set it in only one of the two"),
                 (RANDOM, _) => ("`{}` is both drawn at random and an axis", "set it in only one of the two"),
                 _ => (

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// One dimension of the grid.
 pub struct Axis {
-    /// `seed`, or `train.seed` where `seed` would be ambiguous; `trials`; `random`.
+    /// `seed`, or `train.seed` where `seed` would be ambiguous; `trials`; `random`; `search`.
     pub name: String,
     /// The parameters that its points set.
     pub keys: Vec<String>,
@@ -46,6 +46,8 @@ pub(crate) struct Stated {
 pub const TRIALS: &str = "trials";
 
 pub const RANDOM: &str = "random";
+
+pub const SEARCH: &str = "search";
 
 /// The value in the last file that has one, with that file.
 pub(crate) fn last<'a, T>(spec: &'a Spec, part: impl Fn(&'a File) -> Option<T>) -> Option<(T, &'a File)> {

@@ -80,7 +80,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// The value for display and tables: as TOML reads it, or else the text.
-fn shown(text: &str) -> Json {
+pub(super) fn shown(text: &str) -> Json {
     let parsed = spanned::parse(Path::new("--axis"), format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
     node.map_or_else(|| text.into(), |n| value::to_json(&value::from_node(n)))

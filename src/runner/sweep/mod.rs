@@ -1,7 +1,7 @@
 //! Sweeps: one pipeline, many trials, one graph.
 //!
 //! The axes of `[sweep]` span a grid ([`axes`]); `[[sweep.trials]]` and `[sweep.random]` (`random`)
-//! name points on one more dimension each. Each trial is resolved like a pipeline of its own.
+//! name points on one more dimension each, and so does a search (`probes`). Each trial is resolved like a pipeline of its own.
 //! Stages with equal descriptions then become one node (`merge`), so that stages shared by trials
 //! run once even without a cache. [`pruner`] stops trials by their [`pruning_rule`]s while a sweep
 //! runs. Does not know how stages run.
@@ -10,6 +10,7 @@ pub mod axes;
 pub mod axis;
 mod axis_argument;
 mod merge;
+pub mod probes;
 pub mod pruner;
 pub mod pruning_rule;
 mod random;
@@ -24,6 +25,7 @@ use axes::axes;
 use axis::{Axis, MOST_TRIALS, Point};
 use erw_base::error::{Error, Result};
 use merge::Merge;
+use probes::Probe;
 use pruning_rule::Rule;
 use std::path::Path;
 use trial::Trial;
@@ -46,7 +48,20 @@ impl SweepPlan {
 
     /// With axes from the command line in addition to those of the file.
     pub fn load_with(path: &Path, registry: Registry, overrides: &Overrides, given: &[String]) -> Result<Self> {
-        expand(&Spec::read(path, registry)?, overrides, given)
+        Self::load_at(path, registry, overrides, given, &[])
+    }
+
+    /// With the points of a search in addition.
+    pub fn load_at(
+        path: &Path,
+        registry: Registry,
+        overrides: &Overrides,
+        given: &[String],
+        probes: &[Probe],
+    ) -> Result<Self> {
+        let spec = Spec::read(path, registry)?;
+        let axes = axes(&spec, given, probes)?;
+        expand(&spec, overrides, axes)
     }
 
     /// The trial with this name; its parts may be in any order.
@@ -70,8 +85,7 @@ impl SweepPlan {
     }
 }
 
-fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepPlan> {
-    let axes = axes(spec, given)?;
+fn expand(spec: &Spec, overrides: &Overrides, axes: Vec<Axis>) -> Result<SweepPlan> {
     if axes.is_empty() {
         return Err(Error::usage(format!("`{}` has no [sweep]", spec.file.display()))
             .hint("a sweep is `[sweep]` with axes such as `\"train.seed\" = [0, 1, 2]`, or `--axis train.seed=0..3`"));
@@ -104,7 +118,7 @@ fn expand(spec: &Spec, overrides: &Overrides, given: &[String]) -> Result<SweepP
 
 /// The names of the trials, in the order of the grid.
 pub(crate) fn names(spec: &Spec, given: &[String]) -> Result<Vec<String>> {
-    let axes = axes(spec, given)?;
+    let axes = axes(spec, given, &[])?;
     if axes.is_empty() {
         return Ok(vec![]);
     }
@@ -139,7 +153,7 @@ fn refuse_both(spec: &Spec, overrides: &Overrides, axes: &[Axis]) -> Result<()> 
 
 /// Checks the `[sweep]` of a pipeline as far as possible without expanding it.
 pub(super) fn check(spec: &Spec) -> Result<()> {
-    axes(spec, &[])?;
+    axes(spec, &[], &[])?;
     pruning_rule::stated(spec).map(drop)
 }
 
