@@ -251,11 +251,12 @@ fn facts_of_shipped_pipelines() -> BTreeMap<&'static str, BTreeSet<&'static str>
             take(stage.kind.name, stage.kind.facts, &stage.params);
             // What is told of other settings only.
             let mut other = stage.params.clone();
-            let values: [(&str, Value); 4] = [
+            let values: [(&str, Value); 5] = [
                 ("flip", 0.5.into()),
                 ("label", "null".into()),
                 ("cfg_scale", 2.0.into()),
                 ("class_token", 1.0.into()),
+                ("attention", 1.0.into()),
             ];
             for (name, value) in values {
                 other.get_mut(name).into_iter().for_each(|v| *v = value.clone());

@@ -12,6 +12,7 @@ mod imported_latents;
 mod manifests;
 mod online_features;
 mod ranks;
+mod refused_plans;
 mod reproducible_training;
 mod revisions;
 mod shipped_pipelines;

@@ -1,6 +1,7 @@
 //! The status of each stage against the current cache: cached, would run and why, waits, blocked or
 //! missing a file.
 
+use super::files;
 use super::line::{Line, Planned, count};
 use crate::cli::common::megabytes;
 use crate::report::table::near;
@@ -26,6 +27,7 @@ pub fn planned(
 ) -> Result<Planned> {
     let checker = CacheChecker::new(pipeline, cache, forced);
     let verdicts = plan(&checker, selected)?;
+    files::check(pipeline, &verdicts)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading all records takes time, and is not needed if everything is cached.
     let record_index = if stale { Some(checker.record_index()?) } else { None };

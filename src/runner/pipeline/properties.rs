@@ -301,7 +301,8 @@ impl Violation<'_> {
         let mut error = Error::usage(format!("stage `{}`: {}", self.stage.name, self.text()));
         for (leaves, (name, known)) in sides.iter().zip(&self.sides) {
             let from: Vec<String> = leaves.iter().map(|leaf| leaf.text(stages)).collect();
-            error = error.because(format!("`{name}` is {} from {}", shown(&known.value), from.join("; ")));
+            let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join("; ")) };
+            error = error.because(format!("`{name}` is {}{from}", shown(&known.value)));
         }
         let places = sides.iter().flatten().filter_map(|leaf| leaf.place(stages));
         let reason = Some(self.rule.doc.clone()).filter(|doc| !doc.is_empty());

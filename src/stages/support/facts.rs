@@ -47,8 +47,15 @@ pub fn train(params: &Params) -> Vec<Fact> {
     if text(params, "alignment") != Some("none") {
         facts.push(Fact::new("aligned", true, &["alignment"]));
     }
-    if number(params, "class_token") > 0.0 {
-        facts.push(Fact::new("class_token", true, &["class_token"]));
+    let class_token = number(params, "class_token") > 0.0;
+    facts.push(Fact::new("class_token", class_token, &["class_token"]));
+    if class_token {
+        facts.push(Fact::new("encoder_class_token", true, &["class_token"]));
+    }
+    if number(params, "attention") > 0.0 {
+        let blocks = params.get("attention_encoder_blocks").and_then(Value::as_array).into_iter().flatten();
+        let last = blocks.filter_map(Value::as_u64).max();
+        facts.extend(last.map(|last| Fact::new("last_encoder_block", last, &["attention_encoder_blocks"])));
     }
     let snapshots = params.get("snapshots").and_then(Value::as_array).into_iter().flatten();
     let mut sets = averages(params);
@@ -110,11 +117,26 @@ pub fn sample(params: &Params) -> Vec<Fact> {
     }
 }
 
-/// Facts of kinds that read the hidden states of a SiT: whether they condition it on the null
-/// class.
+/// Facts of kinds that read the hidden states of a SiT: they have no class token to give it, and may
+/// condition it on the null class.
 pub fn look(params: &Params) -> Vec<Fact> {
-    match text(params, "label") {
-        Some("null") => vec![Fact::new("null_class", true, &["label"])],
-        _ => vec![],
+    let mut facts = vec![Fact::new("gives_class_token", false, &[])];
+    if text(params, "label") == Some("null") {
+        facts.push(Fact::new("null_class", true, &["label"]));
     }
+    facts
+}
+
+/// Facts of an encoder of so many blocks: their numbers, and whether there is a class token.
+pub fn encoder_blocks(depth: u64, class_token: bool, of: &'static [&'static str]) -> [Fact; 2] {
+    // More are no network, and a plan must not list them.
+    const MOST: u64 = 1000;
+    let numbers: Vec<u64> = (1..=depth.min(MOST)).collect();
+    [Fact::new("block_numbers", numbers, of), Fact::new("class_token", class_token, of)]
+}
+
+/// Facts of `train-encoder`, whose networks have no class token.
+pub fn train_encoder(params: &Params) -> Vec<Fact> {
+    let depth = params.get("depth").and_then(Value::as_u64);
+    depth.map(|depth| encoder_blocks(depth, false, &["depth"]).into()).unwrap_or_default()
 }

@@ -4,6 +4,7 @@
 
 use super::settings::{LoopSettings, Optimization};
 use super::trainer;
+use crate::support::facts;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::device;
 use candle_core::{Device, Tensor};
@@ -19,16 +20,16 @@ use erw_ml::train::config::StepLoss;
 use erw_ml::train::outcome::Trained;
 use erw_ml::train::pretrain::{self, Learner, Objective};
 use erw_ml::train::{Callbacks, batch_indices};
+use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
-use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 
 pub const KIND: StageKind = StageKind {
     name: "train-encoder",
     manifest: include_str!("../../../stages/train-encoder.toml"),
     check,
-    facts: no_facts,
+    facts: facts::train_encoder,
     run,
 };
 

@@ -218,6 +218,19 @@ impl Copy {
         }
     }
 
+    /// The names and shapes of its tensors, as [`Self::read`] would find them; `None` where the
+    /// headers do not give them.
+    pub fn shapes(&self, file: &WeightsFile) -> Option<Vec<(String, Vec<usize>)>> {
+        let TensorNaming::Named { prefix, others } = &self.how else { return None };
+        let around = state_dict::around(prefix);
+        let is_read = |name: &str| {
+            state_dict::belongs(name, prefix, others) || (!prefix.is_empty() && state_dict::is_projection(name, around))
+        };
+        let set = file.listing().into_iter().find(|l| l.set == self.set)?;
+        let tensors = set.tensors.into_iter().filter(|(name, _)| is_read(name));
+        tensors.map(|(name, shape)| Some((name, shape?))).collect()
+    }
+
     fn read_where(&self, file: &WeightsFile, wanted: &dyn Fn(&str) -> bool) -> Result<Readable> {
         match &self.how {
             TensorNaming::Named { prefix, others } => {

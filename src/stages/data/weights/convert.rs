@@ -13,7 +13,7 @@ use erw_ml::formats::{Readable, WeightsFile};
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::models::sit::convention::{self, Convention};
 use erw_ml::models::sit::release;
-use erw_ml::nn::params::{self, Adopted, LoadReport};
+use erw_ml::nn::params::{self, Adopted, LoadReport, Tensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -36,7 +36,7 @@ impl Network {
         }
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match self {
             Self::Preset(name) => format!("preset `{name}`"),
             Self::Config(_) => "the given configuration".into(),
@@ -142,9 +142,26 @@ fn one(
     files: Vec<&'static str>,
     config: &mut Option<Value>,
 ) -> Result<(AdoptedDict, Vec<String>)> {
+    let Readable { tensors, unread } = copy.read(opened)?;
+    let ((mut adopted, report), remarks) = adopt(request, opened, tensors, config)?;
+    adopted.dropped.extend(copy.beside(opened));
+    adopted.dropped.sort();
+    adopted.dropped.dedup();
+    params::check_finite(&adopted.tensors)
+        .map_err(|e| Error::from(e).context(format!("`{}` is not a complete network", request.file.display())))?;
+    Ok((AdoptedDict { name: copy.name.clone(), files, adopted, report, unread }, remarks))
+}
+
+/// Renames tensors of a file to our names, with a report of how they fit and lines about it. Fills
+/// in `config` if nothing states the configuration. Looks at no values.
+pub(super) fn adopt(
+    request: &Request,
+    opened: &WeightsFile,
+    mut tensors: Tensors,
+    config: &mut Option<Value>,
+) -> Result<((Adopted, LoadReport), Vec<String>)> {
     let Request { file, artifact, network, .. } = request;
     let unfit = |e: Error| e.context(format!("`{}` does not fit {}", file.display(), network.describe()));
-    let Readable { mut tensors, unread } = copy.read(opened)?;
     let (mut first, mut remarks) = (Adopted::default(), vec![]);
     if *artifact == Artifact::Sit {
         first = release::adopt(tensors)?;
@@ -159,12 +176,7 @@ fn one(
     let (mut adopted, report) = artifact.adopt(config, tensors).map_err(|e| unfit(e.into()))?;
     adopted.renamed.extend(first.renamed);
     adopted.dropped.extend(first.dropped);
-    adopted.dropped.extend(copy.beside(opened));
-    adopted.dropped.sort();
-    adopted.dropped.dedup();
-    params::check_finite(&adopted.tensors)
-        .map_err(|e| Error::from(e).context(format!("`{}` is not a complete network", file.display())))?;
-    Ok((AdoptedDict { name: copy.name.clone(), files, adopted, report, unread }, remarks))
+    Ok(((adopted, report), remarks))
 }
 
 /// Keys under which trainers store the arguments of a run.
@@ -228,7 +240,7 @@ fn note_in(npz: &Path) -> Option<Vec<u8>> {
     Some(note)
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(super) fn read_json(path: &Path) -> Result<Value> {
     let text = erw_base::text::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_str(&text).map_err(|e| Error::usage(format!("`{}` is not JSON", path.display())).because(e))
 }

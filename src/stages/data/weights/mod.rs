@@ -4,8 +4,9 @@
 mod artifact;
 mod choice;
 mod convert;
+mod foresee;
 
-use crate::support::facts::{BY_CHANNEL, network, text};
+use crate::support::facts::{BY_CHANNEL, encoder_blocks, network, text};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_fetch::FetchObserver;
 use erw_fetch::download::sha256;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use artifact::Artifact;
 pub use convert::{AdoptedDict, Converted, Network, Request, check_latents_stats, convert, statistics};
+pub use foresee::check_file;
 
 pub const KIND: StageKind =
     StageKind { name: "weights", manifest: include_str!("../../../../stages/weights.toml"), check, facts, run };
@@ -250,7 +252,8 @@ fn facts(params: &Values) -> Vec<Fact> {
         Some("encoder") => match EncoderConfig::named(preset) {
             Some(config) => {
                 let pixels = config.pixels_per_token.map(|n| Fact::new("pixels_per_token", n, of));
-                std::iter::once(Fact::new("dim", config.vit.dim, of)).chain(pixels).collect()
+                let blocks = encoder_blocks(config.vit.depth as u64, config.vit.class_token, of);
+                std::iter::once(Fact::new("dim", config.vit.dim, of)).chain(pixels).chain(blocks).collect()
             }
             None => vec![],
         },
