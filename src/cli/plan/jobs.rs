@@ -9,14 +9,14 @@ use erw_runner::exec::rank_count::settled;
 use erw_runner::exec::resources::Limits;
 use erw_runner::exec::worker_program::WorkerProgram;
 use erw_runner::pipeline::graph::{Pipeline, Resources, Stage};
-use erw_runner::pipeline::targets::named;
 use erw_runner::settings::{LauncherName, Settings};
 
 /// Adds to each stale stage its number of ranks and what its job would request.
 pub fn add(planned: &mut Planned, pipeline: &Pipeline, settings: &Settings) {
+    let by_name = pipeline.by_name();
     for line in planned.stages.iter_mut().filter(|line| line.stale) {
-        let Some(id) = named(pipeline, &line.stage).first().copied() else { continue };
-        let stage = pipeline.stage(id);
+        let Some(id) = by_name.get(line.stage.as_str()) else { continue };
+        let stage = pipeline.stage(*id);
         let need = need(settings, stage);
         // This build may lack what they would exchange gradients over; the stage has them all the same.
         let ranks = need.as_ref().map_or(stage.resources.ranks, |need| need.ranks);
@@ -36,9 +36,10 @@ pub fn add(planned: &mut Planned, pipeline: &Pipeline, settings: &Settings) {
 /// # Errors
 /// When it would not.
 pub fn check(planned: &Planned, pipeline: &Pipeline, settings: &Settings) -> Result<()> {
+    let by_name = pipeline.by_name();
     let stale = planned.stages.iter().filter(|line| line.stale);
-    let ids = stale.filter_map(|line| named(pipeline, &line.stage).first().copied());
-    check_stages(ids.map(|id| pipeline.stage(id)), settings)
+    let ids = stale.filter_map(|line| by_name.get(line.stage.as_str()));
+    check_stages(ids.map(|id| pipeline.stage(*id)), settings)
 }
 
 /// Asks the scheduler whether it would take the jobs of these stages.

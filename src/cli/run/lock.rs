@@ -11,7 +11,6 @@ use erw_runner::cache::store::Store;
 use erw_runner::event::StageEnd;
 use erw_runner::files::digest::Digest;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
-use erw_runner::pipeline::targets::named;
 use erw_runner::plan::CacheChecker;
 use erw_runner::repro::compare::{Agreement, Pair};
 use erw_runner::repro::lockfile::{Compared, Lock, Mismatch, path};
@@ -50,9 +49,10 @@ pub fn write(pipeline: &Pipeline, ends: &[StageEnd], cache: &Path, quiet: bool) 
 /// only, but a lock file states every byte.
 fn records(pipeline: &Pipeline, ends: &[StageEnd], store: &Store) -> Result<BTreeMap<StageId, Record>> {
     let mut records = BTreeMap::new();
+    let by_name = pipeline.by_name();
     for end in ends {
         let key = end.key.as_ref().and_then(|k| k.parse::<Digest>().ok()).map(Key::from);
-        let (Some(key), Some(id)) = (key, named(pipeline, &end.stage).first().copied()) else { continue };
+        let (Some(key), Some(id)) = (key, by_name.get(end.stage.as_str()).copied()) else { continue };
         if let Lookup::Hit(record) = action_cache::lookup(store, &key)? {
             check_whole(store, &record)?;
             records.insert(id, *record);

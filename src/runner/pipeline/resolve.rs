@@ -13,6 +13,7 @@ use crate::files::digest::Digest;
 use crate::kind::Registry;
 use erw_base::error::{Place, Result};
 use rayon::prelude::*;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +45,11 @@ impl Pipeline {
         let (manifest, place) = (Arc::new(command::known()), Place::of_file(&spec.file));
         drafts.extend(known.into_iter().map(|stage| stage.draft(&manifest, &place)));
         spec.pipeline((drafts, files))
+    }
+
+    /// The stages by name.
+    pub fn by_name(&self) -> HashMap<&str, StageId> {
+        self.stages.iter().enumerate().map(|(i, stage)| (stage.name.as_str(), StageId(i))).collect()
     }
 
     pub fn stage(&self, id: StageId) -> &Stage {

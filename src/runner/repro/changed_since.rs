@@ -19,7 +19,7 @@ use crate::pipeline::layers::Overrides;
 use crate::plan::action::action;
 use crate::plan::reason::{Reason, compare};
 use erw_base::error::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// A pipeline compared with an earlier revision.
@@ -90,36 +90,47 @@ pub fn since(
     let mut sources = Sources { checkout: &checkout, modules, tracked, store, files, known: BTreeMap::new() };
     let old = describe(&then, |source| sources.then(source))?;
     let new = describe(now, |source| sources.now(source))?;
-    let stages = selected.iter().map(|&id| (id, change(now, id, &new, &then, &old, &sources)));
+    let before = Before::of(&then, &old);
+    let stages = selected.iter().map(|&id| (id, change(now, id, &new, &before, &sources)));
     let stages: Vec<(StageId, StageChange)> = stages.collect();
+    let (names, texts) = (now.by_name(), new.iter().collect::<HashSet<_>>());
     let gone = |(stage, text): (&Stage, &String)| {
-        let there = now.stages.iter().any(|s| s.name == stage.name) || new.contains(text);
+        let there = names.contains_key(stage.name.as_str()) || texts.contains(text);
         (!there).then(|| stage.name.clone())
     };
     let gone = then.stages.iter().zip(&old).filter_map(gone).collect();
     Ok(Since { commit, file: Some(was.unwrap_or_else(|| now.file.clone())), stages, gone })
 }
 
-fn change(
-    now: &Pipeline,
-    id: StageId,
-    new: &[String],
-    then: &Pipeline,
-    old: &[String],
-    sources: &Sources<'_>,
-) -> StageChange {
+/// What the stages were at the revision.
+struct Before<'a> {
+    texts: HashSet<&'a str>,
+    /// By name and kind.
+    stages: HashMap<(&'a str, &'a str), &'a str>,
+}
+
+impl<'a> Before<'a> {
+    fn of(then: &'a Pipeline, texts: &'a [String]) -> Self {
+        let texts = || texts.iter().map(String::as_str);
+        let names = then.stages.iter().map(|stage| (stage.name.as_str(), stage.kind.name));
+        Self { texts: texts().collect(), stages: names.zip(texts()).collect() }
+    }
+}
+
+fn change(now: &Pipeline, id: StageId, new: &[String], before: &Before<'_>, sources: &Sources<'_>) -> StageChange {
     let (stage, text) = (now.stage(id), &new[id.0]);
-    if old.contains(text) {
+    if before.texts.contains(text.as_str()) {
         return StageChange::Unchanged;
     }
-    let namesake = then.stages.iter().position(|s| s.name == stage.name && s.kind.name == stage.kind.name);
-    let Some(before) = namesake else { return StageChange::New };
+    let Some(old) = before.stages.get(&(stage.name.as_str(), stage.kind.name)) else { return StageChange::New };
     let example = |name: &str, _: &Digest| sources.example(stage.sources.get(name)?);
-    let reasons = compare(&old[before], text, &stage.origins, &example);
+    let reasons = compare(old, text, &stage.origins, &example);
     let cause = |reason: Reason| match &reason {
         Reason::InputChanged { slot } => match stage.inputs.get(slot) {
             // Connected to another, unchanged stage: this is a change of the stage itself.
-            Some(edge) if !old.contains(&new[edge.from.0]) => Cause::Upstream(now.stage(edge.from).name.clone()),
+            Some(edge) if !before.texts.contains(new[edge.from.0].as_str()) => {
+                Cause::Upstream(now.stage(edge.from).name.clone())
+            }
             _ => Cause::Own(reason),
         },
         _ => Cause::Own(reason),
