@@ -203,6 +203,19 @@ fn the_ablation_shares_stages_and_compares_equal_cost() {
     assert_measured_at_equal_cost(&plan, &[600.0, 900.0, 1200.0, 1500.0]);
 }
 
+/// With and without a warmup, in several conditions: what a condition has in common is made once.
+#[test]
+fn the_sweeps_over_warmups_compare_equal_cost() {
+    for (name, conditions) in [("warmup-conditions", 3), ("warmup-emoji", 2)] {
+        let plan = SweepPlan::load(&shipped().join(format!("{name}.toml")), KINDS, &Overrides::default()).unwrap();
+        let with = plan.trials.iter().filter(|t| t.name.contains("-warmup,")).count();
+        assert_eq!((with, plan.trials.len()), (3 * conditions, 6 * conditions), "{name}");
+        let made = |kind: &str| plan.pipeline.stages.iter().filter(|s| s.kind.name == kind).count();
+        assert_eq!((made("train-vae"), made("train-classifier"), made("features")), (1, 1, conditions), "{name}");
+        assert_measured_at_equal_cost(&plan, &[600.0, 900.0]);
+    }
+}
+
 #[test]
 fn the_sampler_grid_shares_the_network_of_the_digits() {
     let (plan, digits) =
@@ -261,8 +274,8 @@ fn assert_measured_at_equal_cost(plan: &SweepPlan, costs: &[f64]) {
     }
 }
 
-/// Multiplications of the forward pass for an image of the digits: 16 tokens of 16 numbers,
-/// features of 96.
+/// Multiplications of the forward pass for an image: 16 tokens, patches of four channels, features
+/// of 96.
 struct Cost {
     block: f64,
     blocks: f64,
@@ -274,7 +287,8 @@ struct Cost {
 impl Cost {
     fn of(train: &Stage) -> Self {
         let int = |key: &str| train.params[key].as_f64().unwrap();
-        let (tokens, numbers, features, frequencies) = (16.0, 16.0, 96.0, 256.0);
+        let (tokens, features, frequencies) = (16.0, 96.0, 256.0);
+        let numbers = 4.0 * int("patch_size") * int("patch_size");
         let (d, p) = (int("hidden"), int("projector_dim"));
         Self {
             // Queries, keys, values and their projection 4 d^2, the MLP 8 d^2; attention; scales
