@@ -1,7 +1,8 @@
 //! The base of every erw crate: errors with places and hints ([`error`]), text files as editors
 //! write them ([`text`]), resource limits ([`limits`]), process setup ([`process`]) and SVG
-//! ([`svg`]).
+//! ([`svg`]). [`braces`] are those in names of files.
 
+pub mod braces;
 pub mod error;
 pub mod limits;
 pub mod process;

@@ -205,6 +205,37 @@ fn shards(dir: &TempDir, name: &str, shards: &[(&str, Members)]) -> PathBuf {
 }
 
 #[test]
+fn braces_name_the_shards_of_a_set() -> Result<()> {
+    let dir = TempDir::new().unwrap();
+    let shard = |i: u8| tarred(&[(&format!("{i}.png")[..], png(i)), (&format!("{i}.cls")[..], vec![b'0' + i % 2])]);
+    for i in 0..12u8 {
+        write(&dir.path().join(format!("all/train-{i:03}.tar")), &shard(i));
+        write(&dir.path().join(format!("all/val-{i}.tar")), &shard(i));
+    }
+    let at = |text: &str| dir.path().join("all").join(text);
+    let set = open(&at("train-{000..011}.tar"))?;
+    assert_eq!(set.to_string(), "a WebDataset: 12 images of 2 classes");
+    // The set that a folder of the same shards is.
+    for i in 0..3u8 {
+        write(&dir.path().join(format!("some/train-{i:03}.tar")), &shard(i));
+    }
+    let (some, folder) = (open(&at("train-{000..002}.tar"))?, open(&dir.path().join("some"))?);
+    assert_eq!((some.to_string(), greys(&some)), (folder.to_string(), greys(&folder)));
+    assert_eq!(some.name(0), folder.name(0));
+    assert_eq!(open(&at("train-{001,00{7..9}}.tar"))?.len(), 4);
+    // The order is that of names, however braces name them.
+    assert_eq!(greys(&open(&at("val-{2..10..8}.tar"))?), greys(&open(&at("val-{10..2..8}.tar"))?));
+    let text = error(open(&at("train-{010..013}.tar")));
+    assert!(text.contains("no file ") && text.contains("all/train-012.tar"), "{text}");
+    let text = error(open(&at("train-{0..200000}.tar")));
+    assert!(text.contains("the path stands for more than 100000 names"), "{text}");
+    write(&at("train-000.txt"), b"");
+    let text = error(open(&at("train-000.{tar,txt}")));
+    assert!(text.contains("stands for files that are not all tars or all Parquet tables"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_webdataset_has_the_labels_of_its_samples() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let cls = |label: i64| format!("{label}\n").into_bytes();

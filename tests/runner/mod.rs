@@ -1,6 +1,7 @@
 //! Pipelines, the cache and the scheduler, mostly through the built program.
 
 mod artifacts;
+mod braces;
 mod cache_key;
 mod execution;
 mod external_inputs;

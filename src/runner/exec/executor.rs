@@ -282,7 +282,8 @@ impl Executor<'_> {
         let stage = self.stage(ready);
         let mut params = stage.params.clone();
         for (name, source) in &stage.sources {
-            let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
+            let named = source.named();
+            let path = std::path::absolute(&named).unwrap_or(named);
             if let Some(value) = param_of(&mut params, name) {
                 *value = path.to_string_lossy().into();
             }

@@ -8,9 +8,11 @@
 //! matching files and everything in matching folders. Source files and folders that are not watched
 //! are not filtered. Does not know digests.
 
+use erw_base::braces;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -103,6 +105,10 @@ pub struct Rule {
     /// The files that are selected, if not all.
     glob: Option<String>,
     ignore: Vec<String>,
+    /// `glob` has braces, and every file that they name is selected and must be there. No other
+    /// pattern counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    named: bool,
 }
 
 /// A compiled rule.
@@ -115,6 +121,15 @@ struct Compiled {
     rule: Rule,
     ignore: Gitignore,
     glob: Option<Gitignore>,
+    names: Option<Names>,
+}
+
+/// The files that braces name, in order, and the folders around them.
+#[derive(Debug)]
+struct Names {
+    all: Vec<PathBuf>,
+    files: HashSet<PathBuf>,
+    folders: HashSet<PathBuf>,
 }
 
 impl From<Watched> for Rule {
@@ -144,14 +159,34 @@ impl Watched {
         let (folder, glob) = if is_glob { split(text)? } else { (PathBuf::from(text), None) };
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         let at = if ignore.is_empty() { PathBuf::new() } else { within(&folder, base) };
-        Ok((base.join(&folder), Self::try_from(Rule { at, glob, ignore: ignore.to_vec() })?))
+        Ok((base.join(&folder), Self::try_from(Rule { at, glob, ignore: ignore.to_vec(), named: false })?))
+    }
+
+    /// The rule for a path with braces, such as `shards/train-{000..146}.tar`, and the folder of
+    /// what it names; `None` of another path, or if a file has this very name.
+    pub fn of_braces(text: &str, base: &Path) -> Option<Result<(PathBuf, Self), String>> {
+        let (folder, pattern) = braces::split(text).filter(|_| !base.join(text).exists())?;
+        let rule = Rule { glob: Some(pattern.into()), named: true, ..Rule::default() };
+        Some(Self::try_from(rule).map(|watched| (base.join(folder), watched)))
+    }
+
+    /// The files that braces name, in order; `None` of another rule.
+    pub fn names(&self) -> Option<&[PathBuf]> {
+        self.0.names.as_ref().map(|names| names.all.as_slice())
     }
 
     fn compiled(rule: Rule) -> Result<Self, String> {
+        if rule.named {
+            let all = braces::relative_names(rule.glob.as_deref().unwrap_or_default())?;
+            let folders = all.iter().flat_map(|name| name.ancestors().skip(1)).map(Path::to_path_buf).collect();
+            let names = Names { files: all.iter().cloned().collect(), folders, all };
+            let ignore = Gitignore::empty();
+            return Ok(Self(Arc::new(Compiled { rule, ignore, glob: None, names: Some(names) })));
+        }
         let ours = DROPPINGS.iter().chain(&OTHERS).copied();
         let ignore = compile(ours.chain(rule.ignore.iter().map(String::as_str)))?;
         let glob = rule.glob.as_ref().map(|glob| compile(std::iter::once(format!("/{glob}").as_str()))).transpose()?;
-        Ok(Self(Arc::new(Compiled { rule, ignore, glob })))
+        Ok(Self(Arc::new(Compiled { rule, ignore, glob, names: None })))
     }
 
     pub fn rule(&self) -> &Rule {
@@ -166,6 +201,9 @@ impl Watched {
     /// above it.
     pub fn leaves_out(&self, root: &Path, path: &Path, is_dir: bool) -> bool {
         let relative = path.strip_prefix(root).unwrap_or(path);
+        if let Some(names) = &self.0.names {
+            return if is_dir { !names.folders.contains(relative) } else { !names.files.contains(relative) };
+        }
         match self.0.ignore.matched(self.0.rule.at.join(relative), is_dir) {
             Match::Ignore(_) => return true,
             Match::Whitelist(_) => return false,
@@ -179,6 +217,9 @@ impl Watched {
 
     /// Whether the pattern selects this file; without a pattern it selects every file.
     pub fn means(&self, relative: &Path) -> bool {
+        if let Some(names) = &self.0.names {
+            return names.files.contains(relative);
+        }
         let Some(glob) = &self.0.glob else { return true };
         let mut folders = relative.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty());
         glob.matched(relative, false).is_ignore() || folders.any(|p| glob.matched(p, true).is_ignore())
@@ -371,6 +412,22 @@ mod tests {
         fs::write(dir.path().join("4913"), "").unwrap();
         fs::write(dir.path().join("p.lock"), format!("{}format = 1\n", super::LOCK_HEAD)).unwrap();
         assert!(out("cache") && out("4913") && out("p.lock"));
+    }
+
+    #[test]
+    fn braces_name_files_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, of) = Watched::of_braces("sub/{a,b}/{0..1}.tar", dir.path()).unwrap().unwrap();
+        assert_eq!((path, of.names().unwrap().len()), (dir.path().join("sub"), 4));
+        assert!(of.means(Path::new("b/1.tar")) && !of.means(Path::new("b/2.tar")) && !of.means(Path::new("1.tar")));
+        assert!(!out(&of, "a/") && out(&of, "c/") && out(&of, "a/2.tar") && !out(&of, "a/1.tar"));
+        let back: Watched = serde_json::from_str(&serde_json::to_string(&of).unwrap()).unwrap();
+        assert_eq!((back.rule(), back.names()), (of.rule(), of.names()));
+        assert!(!serde_json::to_string(&rule("src", &[])).unwrap().contains("named"), "others stay as they are");
+        assert!(Watched::of_braces("sub/{0..999999}.tar", dir.path()).unwrap().is_err());
+        assert!(Watched::of_braces("sub/a.tar", dir.path()).is_none());
+        fs::write(dir.path().join("x{0..1}"), "").unwrap();
+        assert!(Watched::of_braces("x{0..1}", dir.path()).is_none(), "it is a file");
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub struct Field {
     pub min: Option<f64>,
     pub max: Option<f64>,
     pub cost: Cost,
+    /// For `path`: braces in it, as in `train-{000..146}.tar`, stand for several files.
+    pub braces: bool,
     /// For `path`: the hint for a missing file, by line. `{name}` stands for the value of that
     /// parameter; a line with a value that is not set is omitted.
     pub missing: Vec<String>,

@@ -252,6 +252,7 @@ fn field(entry: &Entry) -> Result<Field> {
         max: None,
         cost: Cost::Unknown,
         later: false,
+        braces: false,
         missing: vec![],
         doc: entry.doc.clone(),
     };
@@ -289,7 +290,8 @@ fn field(entry: &Entry) -> Result<Field> {
 }
 
 fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
-    const OPTIONS: [&str; 9] = ["type", "default", "one_of", "optional", "later", "min", "max", "cost", "missing"];
+    const OPTIONS: [&str; 10] =
+        ["type", "default", "one_of", "optional", "later", "braces", "min", "max", "cost", "missing"];
     let node = &option.node;
     let number = |what: &str| match node.value {
         Toml::Int(n) => Ok(Some(n as f64)),
@@ -312,6 +314,10 @@ fn field_option(field: &mut Field, option: &Entry) -> Result<()> {
         "later" => match node.value {
             Toml::Bool(b) => field.later = b,
             _ => return Err(node.mismatch("`later`", "a boolean")),
+        },
+        "braces" => match node.value {
+            Toml::Bool(b) => field.braces = b,
+            _ => return Err(node.mismatch("`braces`", "a boolean")),
         },
         "cost" => {
             field.cost = match node.string("`cost`")? {

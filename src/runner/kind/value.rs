@@ -293,6 +293,7 @@ mod tests {
             max: None,
             cost: Default::default(),
             later: false,
+            braces: false,
             missing: vec![],
             doc,
         }

@@ -159,6 +159,7 @@ fn run_field() -> Field {
         max: None,
         cost: Cost::Unknown,
         later: false,
+        braces: false,
         missing: vec![],
         doc: "program and arguments, with placeholders".into(),
     }

@@ -87,8 +87,21 @@ pub struct SourcePath {
 
 impl SourcePath {
     pub fn is_there(&self) -> bool {
+        if self.names().is_some() {
+            return self.absent().next().is_none();
+        }
         let pattern = self.watched.as_ref().filter(|w| w.glob().is_some());
         self.path.exists() && pattern.is_none_or(|w| w.finds_any(&self.path))
+    }
+
+    /// The files that braces in the path name, in order.
+    pub fn names(&self) -> Option<&[PathBuf]> {
+        self.watched.as_ref()?.names()
+    }
+
+    /// Those of them that are not there.
+    pub fn absent(&self) -> impl Iterator<Item = PathBuf> {
+        self.names().into_iter().flatten().map(|name| self.path.join(name)).filter(|path| !path.exists())
     }
 
     /// The path to show: for a pattern, including its folder.

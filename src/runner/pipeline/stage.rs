@@ -303,11 +303,15 @@ pub(crate) fn no_stage(stage: &str, slot: &InputSlot, index: Option<usize>, stat
 
 /// The sources for a parameter of type `path` or a list of paths.
 pub(crate) fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, SourcePath>) {
-    let source = |text: &str| SourcePath {
-        path: base.join(text),
-        missing: field.missing.iter().cloned().chain(literal(text)).collect(),
-        watched: None,
-        place: None,
+    let source = |text: &str| {
+        let braces = Watched::of_braces(text, base).filter(|_| field.braces);
+        let (path, watched, fault) = match braces {
+            Some(Ok((path, watched))) => (path, Some(watched), None),
+            Some(Err(why)) => (base.join(text), None, Some(format!("the path {why}"))),
+            None => (base.join(text), None, None),
+        };
+        let missing = fault.into_iter().chain(field.missing.iter().cloned()).chain(literal(text)).collect();
+        SourcePath { path, missing, watched, place: None }
     };
     match (&field.ty, json) {
         (FieldType::Path, Json::String(text)) => {

@@ -243,11 +243,18 @@ impl<'a> CacheChecker<'a> {
 /// The missing sources of a stage.
 pub fn missing(stage: &Stage) -> Vec<Missing> {
     let absent = stage.sources.iter().filter(|(_, s)| !s.is_there());
-    let tell = |(param, source): (&String, &SourcePath)| Missing {
-        stage: stage.name.clone(),
-        param: param.clone(),
-        path: std::path::absolute(source.named()).unwrap_or_else(|_| source.named()),
-        how: source.missing.clone(),
+    let tell = |(param, source): (&String, &SourcePath)| {
+        let path = source.absent().next().unwrap_or_else(|| source.named());
+        let counted = source.names().map(|names| {
+            let (absent, all) = (source.absent().count(), names.len());
+            format!("{absent} of the {all} files that `{}` stands for are missing", source.named().display())
+        });
+        Missing {
+            stage: stage.name.clone(),
+            param: param.clone(),
+            path: std::path::absolute(&path).unwrap_or(path),
+            how: counted.into_iter().chain(source.missing.clone()).collect(),
+        }
     };
     absent.map(tell).collect()
 }

@@ -30,6 +30,7 @@ use belongs::{hidden_part, is_image};
 use candle_core::{Error, Result, bail};
 use cifar::Cifar;
 use classes::{LIST, Labelled, List};
+use erw_base::braces;
 use found::FoundFiles;
 use idx::Idx;
 use layout::{Classes, doubt_of_shards};
@@ -111,9 +112,12 @@ impl ImageListing {
 
     /// Lists `root`; `classes` says what its folders are.
     pub fn open_as(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
-        let source = match root.is_dir() {
-            true => Self::folder(root, part, labels, classes)?,
-            false => Self::file(root, part, labels, classes)?,
+        let named = if root.exists() { None } else { braces::of_path(root) };
+        let source = match named {
+            Some(Ok((folder, names))) => Self::named(root, &folder, &names, (part, labels), classes)?,
+            Some(Err(why)) => bail!("{}: the path {why}", root.display()),
+            None if root.is_dir() => Self::folder(root, part, labels, classes)?,
+            None => Self::file(root, part, labels, classes)?,
         };
         let shown = root.display();
         match (&source.store, part, labels) {
@@ -251,6 +255,31 @@ impl ImageListing {
         let (labelled, left_out, notes) = set.label(&paths, classes, &|name| root.join(name).is_file())?;
         let store = Storage::Folder(root.to_path_buf(), files);
         Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
+    }
+
+    /// The shards or tables that braces in `root` name, which lie in `folder`. They are the set that
+    /// a folder of them alone would be.
+    fn named(
+        root: &Path,
+        folder: &Path,
+        names: &[PathBuf],
+        (part, labels): (Option<&str>, Option<&Path>),
+        classes: Classes,
+    ) -> Result<Self> {
+        let mut names = names.to_vec();
+        names.sort();
+        if let Some(absent) = names.iter().map(|name| folder.join(name)).find(|path| !path.is_file()) {
+            bail!("{}: no file {}", root.display(), absent.display());
+        }
+        if names.iter().all(|name| is_tar(name)) {
+            let archive = Archive::open_tars(folder, &names)?;
+            return Self::archive(archive, folder, part, labels, LeftOut::default(), classes);
+        }
+        if names.iter().all(|name| is_table(name)) {
+            let names = tables::of_part(folder, names, part)?;
+            return Self::tables(folder, &names, LeftOut::default(), classes);
+        }
+        bail!("{} stands for files that are not all tars or all Parquet tables", root.display())
     }
 
     fn tables(root: &Path, files: &[PathBuf], left_out: LeftOut, classes: Classes) -> Result<Self> {
