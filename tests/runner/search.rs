@@ -210,6 +210,11 @@ fn metrics_of_known_kinds_are_checked_before_anything_runs() {
     let said = search(&space, &["--search", "score.seed=1..=4", "--minimise", "images"]).expect(2).stderr;
     let text = "error: `--minimise images`: stage `pack` depends on none of the parameters that are searched\n";
     assert!(said.starts_with(text), "{said}");
+    std::fs::remove_dir_all(space.path("img")).unwrap();
+    let said = search(&space, &["--search", "score.seed=1..=4", "--minimise", "anything"]).expect(2).stderr;
+    assert!(said.starts_with("error: `--minimise anything`: no stage has this metric\n"), "{said}");
+    let said = search(&space, &["--search", "pack.limit=1..=4", "--minimise", "images"]).expect(2).stderr;
+    assert!(said.starts_with("error: 2 files and folders are missing\n"), "{said}");
     assert!(space.ran().is_empty());
 }
 

@@ -16,6 +16,7 @@ use super::table::{Tabulated, table};
 use super::table_options::TableOptions;
 use crate::cli::common::pipeline_args::tell_of_link;
 use crate::cli::run::execute::{execute, print_log};
+use crate::cli::run::flags::Flags;
 use crate::report::text::number;
 use args::Goal;
 use descent::Descent;
@@ -93,7 +94,9 @@ impl Search<'_> {
         }
         let mut sweep = self.sweep(&plan, (0..plan.trials.len()).collect())?;
         let known = sweep.cached(&Store::open(self.cache)?, BTreeSet::new())?;
-        metric::foresee(&self.goal, &plan, &sweep.results(&known))
+        metric::foresee(&self.goal, &plan, &sweep.results(&known))?;
+        // Whatever else could run, no point would get its value.
+        sweep.refuse_missing(&Flags { keep_going: false, ..self.args.flags.clone() })
     }
 
     /// Tries points until there is no better one; `None` after a dry run, and where the search was
