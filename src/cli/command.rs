@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Schema(schema::Args),
     /// Run all trials of a sweep and compare their results
     #[command(after_help = EXIT_CODES)]
-    Sweep(sweep::Args),
+    Sweep(Box<sweep::Args>),
     /// Print the results of cached stages, without running anything
     Metrics(metrics::Args),
     /// Evaluate images or features from any tool: FID and related metrics, CKNNA

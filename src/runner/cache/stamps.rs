@@ -180,21 +180,19 @@ mod tests {
 
     #[test]
     fn every_change_changes_it() {
-        let changes: [(&str, &dyn Fn(&Path)); 6] = [
-            ("bytes", &|root| fs::write(root.join("a"), "A").unwrap()),
-            ("length", &|root| fs::write(root.join("x/a"), "longer").unwrap()),
-            ("a name", &|root| fs::rename(root.join("a"), root.join("b")).unwrap()),
-            ("a place", &|root| fs::rename(root.join("a"), root.join("y/a")).unwrap()),
-            ("a new file", &|root| fs::write(root.join("y/new"), "").unwrap()),
-            ("a lost file", &|root| fs::remove_file(root.join("y/z/b")).unwrap()),
-        ];
-        for (what, change) in changes {
+        let check = |what: &str, change: &dyn Fn(&Path)| {
             let dir = folder();
             let before = Total::of(dir.path(), None).unwrap();
             std::thread::sleep(Duration::from_millis(15));
             change(dir.path());
             assert_ne!(Total::of(dir.path(), None).unwrap(), before, "{what}");
-        }
+        };
+        check("bytes", &|root| fs::write(root.join("a"), "A").unwrap());
+        check("length", &|root| fs::write(root.join("x/a"), "longer").unwrap());
+        check("a name", &|root| fs::rename(root.join("a"), root.join("b")).unwrap());
+        check("a place", &|root| fs::rename(root.join("a"), root.join("y/a")).unwrap());
+        check("a new file", &|root| fs::write(root.join("y/new"), "").unwrap());
+        check("a lost file", &|root| fs::remove_file(root.join("y/z/b")).unwrap());
     }
 
     #[test]

@@ -476,7 +476,7 @@ impl<'a> Scheduler<'a> {
                 Ok(Claim::Held) => {}
                 refused => {
                     self.pool.give_back(allocation);
-                    self.refused(ready, refused);
+                    self.refused(*ready, refused);
                     continue;
                 }
             }
@@ -582,8 +582,8 @@ impl<'a> Scheduler<'a> {
     }
 
     /// A stage that was about to start, and does not.
-    fn refused(&mut self, ready: Box<ReadyAction>, claim: Result<Claim>) {
-        let ReadyAction { id, keyed, inputs, .. } = *ready;
+    fn refused(&mut self, ready: ReadyAction, claim: Result<Claim>) {
+        let ReadyAction { id, keyed, inputs, .. } = ready;
         match claim {
             Err(e) => self.fail(id, e.into()),
             Ok(Claim::Cached(record)) => {
