@@ -36,7 +36,7 @@ COUNTS = ["instructions", "allocations", "system calls"]
 LIMITS = {
     "plan": [265_000, 220, 12],
     "no-op": [6_000, 2, 2.5],
-    "one parameter changed": [430_000, 300, 40],
+    "one parameter changed": [200_000, 110, 28],
 }
 
 

@@ -13,11 +13,11 @@ use erw_runner::settings::{LauncherName, Settings};
 
 /// Adds to each stale stage its number of ranks and what its job would request.
 pub fn add(planned: &mut Planned, pipeline: &Pipeline, settings: &Settings) {
-    let by_name = pipeline.by_name();
+    let (by_name, limits) = (pipeline.by_name(), limits(settings));
     for line in planned.stages.iter_mut().filter(|line| line.stale) {
         let Some(id) = by_name.get(line.stage.as_str()) else { continue };
         let stage = pipeline.stage(*id);
-        let need = need(settings, stage);
+        let need = need(settings, &limits, stage);
         // This build may lack what they would exchange gradients over; the stage has them all the same.
         let ranks = need.as_ref().map_or(stage.resources.ranks, |need| need.ranks);
         line.ranks = ranks.filter(|ranks| *ranks > 1);
@@ -50,10 +50,11 @@ pub fn check_stages<'s>(stages: impl Iterator<Item = &'s Stage>, settings: &Sett
     if settings.launcher == LauncherName::Local {
         return Ok(());
     }
+    let limits = limits(settings);
     let stages: Vec<(&Stage, Resources)> =
-        stages.map(|stage| Ok((stage, need(settings, stage)?))).collect::<Result<_>>()?;
+        stages.map(|stage| Ok((stage, need(settings, &limits, stage)?))).collect::<Result<_>>()?;
     let stages: Vec<(&Stage, &Resources)> = stages.iter().map(|(stage, need)| (*stage, need)).collect();
-    Slurm::new(settings.clone(), WorkerProgram::this()?).check(&stages, &limits(settings))
+    Slurm::new(settings.clone(), WorkerProgram::this()?).check(&stages, &limits)
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -62,7 +63,7 @@ fn limits(settings: &Settings) -> Limits {
 }
 
 /// What a stage requests, with its number of ranks.
-fn need(settings: &Settings, stage: &Stage) -> Result<Resources> {
+fn need(settings: &Settings, limits: &Limits, stage: &Stage) -> Result<Resources> {
     let most = settings.of_stage(&stage.name, stage.kind.name).ranks;
-    Ok(settled(stage, most, &limits(settings))?.unwrap_or_else(|| stage.resources.clone()))
+    Ok(settled(stage, most, limits)?.unwrap_or_else(|| stage.resources.clone()))
 }
