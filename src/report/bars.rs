@@ -117,6 +117,9 @@ impl Listener for Bars {
     fn event(&mut self, event: &Event) {
         match &event.what {
             EventKind::RunStarted { pipeline, stages, .. } => self.start_run(pipeline, *stages),
+            EventKind::CachedStages { stages } => {
+                self.run.iter().for_each(|run| run.inc(*stages as u64));
+            }
             EventKind::Progress { stage, done, total } => self.progress(event.at, stage, *done, *total),
             EventKind::Metric { stage, name, value, .. } => self.metric(stage, name, *value),
             EventKind::State { stage, state } if *state != StageState::Running => {

@@ -156,6 +156,9 @@ struct Earlier {
 /// The point of a search after which a stage or trial is named, and another one: names tell points
 /// apart only where there are two.
 fn probes_named(name: &str, search: &[String]) -> Vec<Probe> {
+    if search.is_empty() {
+        return vec![];
+    }
     let label = name.split_once('@').map_or(name, |(_, label)| label);
     let stated: Vec<(&str, &str)> = label.split(',').filter_map(|part| part.split_once('=')).collect();
     let (mut own, mut other) = (Probe::new(), Probe::new());

@@ -76,7 +76,10 @@ impl<'a> Plan<'a> {
 
     fn data(&self) -> String {
         let SetArgs { part, labels, classes, .. } = self.set;
-        let mut text = format!("[params]\nseed = 0\nsource = {}\n", quoted(self.source));
+        let source = format!("source = {}", quoted(self.source));
+        // `source` of a published network would be a file of it.
+        let is_shared = !self.sizes.published();
+        let mut text = format!("[params]\nseed = 0\n{}", if is_shared { format!("{source}\n") } else { String::new() });
         if let Some(part) = part {
             text += &format!("part = {}\n", quoted(part));
         }
@@ -93,9 +96,8 @@ impl<'a> Plan<'a> {
         text += &stated("transform = \"center-crop-dhariwal\"", "scales the shorter side, crops the longer one");
         text += "\n";
         text += &rule("data");
-        text += match self.measured {
-            true => {
-                "\
+        text += &match (self.measured, is_shared) {
+            (true, _) => "\
 # Every fifth image of a class is held out, to compare samples with.
 
 [stages.images]
@@ -107,8 +109,9 @@ kind = \"images\"
 params = { split = \"holdout\" }
 
 "
-            }
-            false => "\n[stages.images]\nkind = \"images\"\n\n",
+            .to_string(),
+            (false, true) => "\n[stages.images]\nkind = \"images\"\n\n".to_string(),
+            (false, false) => format!("\n[stages.images]\nkind = \"images\"\nparams = {{ {source} }}\n\n"),
         };
         text
     }
