@@ -15,7 +15,7 @@
 //! The change time is compared too, because programs such as rsync reset the modification time.
 //!
 //! Beside it, `<id>.total` has the digest of the whole root and the total of its files' stamps
-//! ([`stamps`](super::stamps)), if all of them are remembered: a root whose total is the same is neither
+//! (`stamps`), if all of them are remembered: a root whose total is the same is neither
 //! listed nor compared file by file. A folder of 400,000 images is recognised in the time of a `find`,
 //! with no list of them in memory.
 //!

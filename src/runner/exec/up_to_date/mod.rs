@@ -24,7 +24,7 @@
 //!
 //! If only some stages of a large pipeline are concerned, because the file says something else of
 //! them, a source of theirs has other bytes, or their record or an artifact is gone, these and what
-//! depends on them are planned and run, and the answer stands for the rest ([`partial`]).
+//! depends on them are planned and run, and the answer stands for the rest (`partial`).
 
 mod partial;
 mod stored;
