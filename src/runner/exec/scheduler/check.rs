@@ -1,14 +1,12 @@
 //! Checks whether a stage is cached. Runs on threads of its own, since a check may have to read
 //! sources. Knows one stage at a time.
 //!
-//! The lock of a stale stage is taken when it starts (`claim`), and not here: each is an open file, and
+//! The lock of a stale stage is taken when it starts (`start`), and not here: each is an open file, and
 //! every program that is started gets a copy of the table of open files, to be closed one by one. With
 //! the locks of 10,000 waiting stages that took longer than the programs.
 
 use super::message::{CheckRequest, CheckResult, Message};
-use crate::cache::action_cache::Record;
 use crate::exec::executor::{Executor, ReadyAction};
-use crate::exec::stop_request;
 use crate::plan::{self, Missing, Verdict};
 use erw_base::error::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender};
@@ -22,32 +20,6 @@ pub(super) fn check_all(executor: &Executor<'_>, asked: &Mutex<Receiver<Vec<Chec
         let checked = requests.into_iter().map(|request| (request.id, checker(executor, request))).collect();
         let _ = tell.send(Message::Checked(checked));
     }
-}
-
-/// What may keep a stale stage from starting.
-pub(super) enum Claim {
-    /// Its lock is held.
-    Held,
-    /// Another run holds it.
-    Locked,
-    /// Another run finished it meanwhile.
-    Cached(Box<Record>),
-}
-
-/// Takes the lock of a stage that is about to start.
-pub(super) fn claim(executor: &Executor<'_>, ready: &mut ReadyAction) -> Result<Claim> {
-    let checker = executor.checker;
-    let key = &ready.keyed.action.key;
-    if ready.lock.is_none() {
-        let Some(lock) = checker.store.try_lock(key)? else { return Ok(Claim::Locked) };
-        ready.lock = Some(lock);
-        if let Some(record) = checker.cached(ready.id, &ready.keyed)? {
-            return Ok(Claim::Cached(record));
-        }
-    }
-    // Whoever asked for a stop before meant an earlier run.
-    stop_request::withdraw(&checker.store.work_dir(key))?;
-    Ok(Claim::Held)
 }
 
 /// Checks a stage whose inputs are known.

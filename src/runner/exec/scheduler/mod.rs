@@ -27,6 +27,7 @@ mod ready_queue;
 mod report;
 mod requests;
 mod retry;
+mod start;
 mod summary;
 mod transitions;
 mod workers;
@@ -46,7 +47,7 @@ use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState, Wo
 use crate::pipeline::graph::{Pipeline, Resources, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
 use crate::plan::{self, CacheChecker};
-use check::{Claim, check_all, claim};
+use check::check_all;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
 use message::{CheckRequest, CheckResult, Early, Later, Message};
@@ -58,7 +59,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 use summary::summarise;
-use workers::{Allocated, execute_all};
+use workers::Allocated;
 
 /// Threads that check stages; each may be reading sources.
 const CHECKERS: usize = 8;
@@ -200,6 +201,8 @@ struct Progress {
     lacks: usize,
     /// The selected stages that need it, each once.
     needed_by: Vec<StageId>,
+    /// It was said that another run holds its lock.
+    told_of_lock: bool,
     /// Attempts that failed in this run.
     failed: u32,
     /// Why the current attempt was asked to stop early.
@@ -228,7 +231,6 @@ struct Scheduler<'a> {
     checkable: BTreeSet<StageId>,
     queue: ReadyQueue,
     locked: BTreeMap<StageId, Later<Box<CheckRequest>>>,
-    told_of_lock: BTreeSet<StageId>,
     retries: BTreeMap<StageId, Later<Box<ReadyAction>>>,
     running: BTreeSet<StageId>,
     /// Stages that started and were not asked by a file to stop yet.
@@ -296,7 +298,6 @@ impl<'a> Scheduler<'a> {
             checkable: BTreeSet::new(),
             queue: ReadyQueue::default(),
             locked: BTreeMap::new(),
-            told_of_lock: BTreeSet::new(),
             retries: BTreeMap::new(),
             running: BTreeSet::new(),
             watched: BTreeSet::new(),
@@ -448,59 +449,6 @@ impl<'a> Scheduler<'a> {
         let _ = self.ask.send(requests);
     }
 
-    /// The highest priority among stages that are being checked right now: lower ones must not take
-    /// their place. A check that takes long, because it reads sources, does not hold up others.
-    fn next_priority(&self) -> Option<Priority> {
-        let now = Instant::now();
-        let fresh = self.checking.iter().filter(|(_, since)| now.duration_since(**since) < TICK);
-        fresh.map(|(id, _)| self.queue.priority(*id)).max()
-    }
-
-    fn start_ready<'scope>(
-        &mut self,
-        scope: &'scope Scope<'scope, '_>,
-        ready_actions: &'scope Mutex<Receiver<Allocated>>,
-    ) where
-        'a: 'scope,
-    {
-        while !self.queue.is_empty() {
-            if !self.running.is_empty() && self.limits.is_overloaded() {
-                return;
-            }
-            let (pipeline, at_least) = (self.pipeline, self.next_priority());
-            let needs = &self.needs;
-            let need = |id: StageId| need(needs, pipeline, id);
-            let Some((mut ready, allocation)) = self.queue.next(&mut self.pool, at_least, need) else { return };
-            let id = ready.id;
-            match claim(self.executor, &mut ready) {
-                Ok(Claim::Held) => {}
-                refused => {
-                    self.pool.give_back(allocation);
-                    self.refused(*ready, refused);
-                    continue;
-                }
-            }
-            if self.hands <= self.running.len() {
-                let (executor, tell) = (self.executor, self.tell.clone());
-                match limits::spawn_scoped(scope, "attempt", move || execute_all(executor, ready_actions, &tell)) {
-                    Ok(_) => self.hands += 1,
-                    Err(e) if self.hands == 0 => {
-                        self.pool.give_back(allocation);
-                        self.fail(id, Error::stage("cannot start a thread").caused(e).into());
-                        continue;
-                    }
-                    // A running thread will take it.
-                    Err(_) => {}
-                }
-            }
-            self.running.insert(id);
-            let progress = &mut self.stages[id.0];
-            (progress.ended_early, progress.deadline) = (None, None);
-            self.set(id, StageState::Running);
-            let _ = self.ready.send((ready, allocation));
-        }
-    }
-
     /// Forces what was stored without waiting to disk, on a helper thread.
     fn sync_to_disk<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
     where
@@ -579,30 +527,6 @@ impl<'a> Scheduler<'a> {
                 }
             }
         }
-    }
-
-    /// A stage that was about to start, and does not.
-    fn refused(&mut self, ready: ReadyAction, claim: Result<Claim>) {
-        let ReadyAction { id, keyed, inputs, .. } = ready;
-        match claim {
-            Err(e) => self.fail(id, e.into()),
-            Ok(Claim::Cached(record)) => {
-                self.stages[id.0].record = Some(*record);
-                self.set(id, StageState::Cached);
-            }
-            Ok(Claim::Locked | Claim::Held) => {
-                self.wait_for_lock(Box::new(CheckRequest { id, inputs, keyed: Some(keyed) }));
-            }
-        }
-    }
-
-    fn wait_for_lock(&mut self, request: Box<CheckRequest>) {
-        let id = request.id;
-        self.stages[id.0].key = request.keyed.as_ref().map(|keyed| keyed.action.key);
-        if let Some(key) = self.stages[id.0].key.filter(|_| self.told_of_lock.insert(id)) {
-            self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
-        }
-        self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: request });
     }
 
     /// Based on the duration of each stage's last run, or one second if unknown.
