@@ -10,6 +10,7 @@ use crate::cli::common::signals::stop;
 use crate::cli::plan;
 use crate::report::table;
 use erw_base::error::Result;
+use erw_runner::cache::Cache;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, StageEnd};
 use erw_runner::exec::scheduler::{self, Options, Outcome, Settled};
@@ -33,14 +34,17 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let ask = || Query::new(file, registry, &args.pipeline.overrides(), &args.targets);
     let question = is_plain.then(ask).flatten();
     if let Some(question) = question {
-        match up_to_date::recall(&Store::open(cache)?, question) {
-            Some(Recalled::All(answer)) => return tell(&answer, &args.flags, file, cache),
-            Some(Recalled::Most(partial)) if !args.flags.detach && args.flags.report.is_none() => {
-                if let Some(ended) = in_part(&partial, args, cache, registry, (question, &ask))? {
-                    return ended;
-                }
-            }
-            _ => {}
+        let here = args.flags.remote.cache(cache)?;
+        let recalled = up_to_date::recall(&here, question);
+        if let Some(Recalled::All(answer)) = &recalled {
+            return tell(answer, &args.flags, file, &here);
+        }
+        drop(here);
+        let is_run_here = !args.flags.detach && args.flags.report.is_none();
+        if let Some(Recalled::Most(partial)) = recalled.filter(|_| is_run_here)
+            && in_part(&partial, args, cache, registry, (question, &ask))?
+        {
+            return Ok(());
         }
     }
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
@@ -64,35 +68,34 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 }
 
 /// Reports a run in which nothing needs to run.
-fn tell(answer: &StoredAnswer, flags: &Flags, file: &Path, cache: &Path) -> Result<()> {
-    let here = flags.remote.cache(cache)?;
-    let mut listener = flags.listener((&here).into(), file, vec![])?;
-    match answer.tell(&here, &flags.limits(), flags.json, &mut listener) {
+fn tell(answer: &StoredAnswer, flags: &Flags, file: &Path, cache: &Cache) -> Result<()> {
+    let mut listener = flags.listener(cache.into(), file, vec![])?;
+    match answer.tell(cache, &flags.limits(), flags.json, &mut listener) {
         Report::Listed(ends) => show(&ends, 0, flags),
         Report::Counted(stages) => print(&table::all_cached(stages)),
     }
 }
 
-/// A run of the stages that a stored answer does not hold for; `None` if it has to be of all.
+/// A run of the stages that a stored answer does not hold for; false if it has to be of all.
 fn in_part(
     partial: &Partial,
     args: &Args,
     cache: &Path,
     registry: Registry,
     (question, ask): (Query, &dyn Fn() -> Option<Query>),
-) -> Result<Option<Result<()>>> {
+) -> Result<bool> {
     let part = partial.read(&args.pipeline.pipeline, registry, &args.pipeline.overrides());
-    let Some(Part { pipeline, selected, settled }) = part else { return Ok(None) };
+    let Some(Part { pipeline, selected, settled }) = part else { return Ok(false) };
     let more = settled.count;
-    let Some(outcome) = execute(&pipeline, selected, settled, &args.flags, cache, vec![])? else { return Ok(None) };
+    let Some(outcome) = execute(&pipeline, selected, settled, &args.flags, cache, vec![])? else { return Ok(false) };
     if outcome.lacks_stages {
-        return Ok(None);
+        return Ok(false);
     }
     if outcome.error.is_none() && pipeline.warnings.is_empty() && ask() == Some(question) {
         partial.keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, more, &args.flags)?;
-    Ok(Some(outcome.error.map_or(Ok(()), Err)))
+    outcome.error.map_or(Ok(true), Err)
 }
 
 /// `more`: stages that are cached and not among these.

@@ -8,7 +8,7 @@
 //! ([`artifacts`]). [`spawn`] starts any process, [`processes`] and [`watchdog`] make sure that none
 //! is left behind, [`process_exit`] describes how one ended, [`unstartable`] why one did not start.
 //! [`stop_token`] holds signals to stop, [`stop_request`] requests by files.
-//! [`up_to_date`] answers a run that would find everything cached.
+//! [`up_to_date`] answers a run that would find everything cached, and most of one that would not.
 
 pub mod artifacts;
 pub mod attempt_report;

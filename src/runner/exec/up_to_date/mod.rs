@@ -38,7 +38,7 @@ use crate::files::digest::{Digest, Measured};
 use crate::files::disk::{Durability, write_file};
 use crate::files::watched::Watched;
 use crate::kind::Registry;
-use crate::pipeline::graph::{Pipeline, Stage, StageId};
+use crate::pipeline::graph::{Pipeline, SourcePath, Stage, StageId};
 use crate::pipeline::layers::Overrides;
 use crate::pipeline::sections::Sections;
 use nix::fcntl::AtFlags;
@@ -125,9 +125,7 @@ fn encode(pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>>
         files: pipeline.files.iter().map(led).collect::<Option<_>>()?,
         sources: sources.all,
         rest,
-        stages: 0,
-        checks: 0,
-        nodes: 0,
+        ..Head::default()
     })
 }
 
@@ -161,7 +159,7 @@ impl Sources {
     /// The numbers of the sources of a stage, as they were used for its record.
     fn of(&mut self, stage: &Stage, record: &Record) -> Option<Vec<u32>> {
         let used: BTreeMap<String, Digest> = record.sources();
-        let number = |(name, source): (&String, &crate::pipeline::graph::SourcePath)| {
+        let number = |(name, source): (&String, &SourcePath)| {
             let rule = source.watched.as_ref().map(|watched| watched.rule().clone());
             Some(self.number((std::path::absolute(&source.path).ok()?, rule, *used.get(name)?)))
         };
@@ -191,11 +189,12 @@ pub fn recall(store: &Store, query: Query) -> Option<Recalled> {
     };
     let is_read = stored.head.files.iter().all(unread);
     let sources = unchanged(store, &stored.head.sources);
-    let in_place = in_place(store, &stored.checks()?)?;
+    let checks = stored.checks()?;
+    let in_place = in_place(store, &checks)?;
     if is_read && sources.iter().chain(&in_place).all(|holds| *holds) {
         return Some(Recalled::All(StoredAnswer(stored)));
     }
-    Partial::of(stored, &sources, &in_place).map(Recalled::Most)
+    Partial::of(stored, checks, &sources, &in_place).map(Recalled::Most)
 }
 
 fn led((path, digest): &(PathBuf, Digest)) -> Option<(PathBuf, PathBuf, Digest)> {
@@ -212,8 +211,8 @@ fn unchanged(store: &Store, sources: &[Source]) -> Vec<bool> {
     sources.par_iter().with_min_len(64).map(is_same).collect()
 }
 
-/// Whether the record and the artifacts of each stage are in place. Looks files up relative to their buckets, so that the path to the cache folder is resolved once,
-/// not 20,000 times.
+/// Whether the record and the artifacts of each stage are in place. Looks files up relative to their
+/// buckets, so that the path to the cache folder is resolved once, not 20,000 times.
 fn in_place(store: &Store, checks: &[Check]) -> Option<Vec<bool>> {
     let (records, objects) = (File::open(store.v1("actions")).ok()?, File::open(store.v1("store")).ok()?);
     let look = |folder: &File, digest: &Digest, end: &str| {

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 /// What of a stored answer holds, and the part of the pipeline that has to be planned.
 pub struct Partial {
     stored: Stored,
+    checks: Vec<Check>,
     /// By number of a stage.
     roles: Vec<Role>,
     /// Digests of what the file says of each stage now.
@@ -60,7 +61,7 @@ pub struct Part {
 
 impl Partial {
     /// `None` if the pipeline has to be read as a whole.
-    pub(super) fn of(stored: Stored, sources: &[bool], in_place: &[bool]) -> Option<Self> {
+    pub(super) fn of(stored: Stored, checks: Vec<Check>, sources: &[bool], in_place: &[bool]) -> Option<Self> {
         stored.head.rest?;
         let [(file, real, _)] = &stored.head.files[..] else { return None };
         if file.canonicalize().ok()? != *real {
@@ -91,12 +92,12 @@ impl Partial {
         let only = sections.only(|stage| roles[stated[stage]] == Role::Read);
         let (file, digest) = (file.clone(), Digest::of_bytes(&bytes));
         drop(nodes);
-        Some(Self { stored, roles, texts, file, digest, text: only })
+        Some(Self { stored, checks, roles, texts, file, digest, text: only })
     }
 
     /// The part of the pipeline `path` that has to be planned; `None` if it cannot be read alone.
     pub fn read(&self, path: &Path, registry: Registry, overrides: &Overrides) -> Option<Part> {
-        let (nodes, checks) = (self.stored.nodes()?, self.stored.checks()?);
+        let nodes = self.stored.nodes()?;
         let feeding = || (0..nodes.len()).filter(|i| self.roles[*i] == Role::Feeds);
         let outputs = |i: usize| nodes[i].outputs.iter().map(|(name, ty)| (name.to_string(), ty.to_string())).collect();
         let known = feeding().map(|i| KnownStage { name: nodes[i].name.into(), outputs: outputs(i) }).collect();
@@ -111,7 +112,7 @@ impl Partial {
             let number = *is_read.get(stage.name.as_str())?;
             match self.roles[number] {
                 Role::Read => selected.push(StageId(id)),
-                _ => known.push((StageId(id), record(&nodes[number], &checks[number].outputs))),
+                _ => known.push((StageId(id), record(&nodes[number], &self.checks[number].outputs))),
             }
         }
         let is_all = selected.len() + known.len() == is_read.len();
@@ -129,7 +130,7 @@ impl Partial {
     }
 
     fn encode(&self, pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>> {
-        let (nodes, checks) = (self.stored.nodes()?, self.stored.checks()?);
+        let nodes = self.stored.nodes()?;
         let numbers: HashMap<&str, u32> = nodes.iter().map(|node| node.name).zip(0..).collect();
         let new: HashMap<u32, (StageId, &Record)> = records
             .iter()
@@ -137,7 +138,7 @@ impl Partial {
             .collect::<Option<_>>()?;
         let old = &self.stored.head;
         let (mut sources, mut parts) = (Sources::default(), Parts::default());
-        for (((i, old_node), check), end) in (0u32..).zip(nodes).zip(&checks).zip(self.stored.ends()) {
+        for (((i, old_node), check), end) in (0u32..).zip(nodes).zip(&self.checks).zip(self.stored.ends()) {
             if self.roles[i as usize] != Role::Read {
                 let of = |s: &u32| Some(sources.number(old.sources.get(*s as usize)?.clone()));
                 let used = old_node.sources.iter().map(of).collect::<Option<_>>()?;
@@ -160,9 +161,7 @@ impl Partial {
             files: vec![(self.file.clone(), self.file.canonicalize().ok()?, self.digest)],
             sources: sources.all,
             rest: old.rest,
-            stages: 0,
-            checks: 0,
-            nodes: 0,
+            ..Head::default()
         })
     }
 }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 const FORMAT: &[u8] = b"erw memo 3\n";
 
 /// What the answer depends on, apart from the stages.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Head {
     pub pipeline: String,
     /// When all of it was last planned, in seconds since 1970.
@@ -29,6 +29,7 @@ pub(super) struct Head {
     /// What the pipeline file says apart from its stages, if it is the only file and says of them
     /// nothing elsewhere ([`crate::pipeline::sections`]). Otherwise there are no nodes.
     pub rest: Option<Digest>,
+    /// This and the following are known when all is written.
     pub stages: usize,
     /// Length in bytes of the checks, and of the nodes.
     pub checks: usize,
