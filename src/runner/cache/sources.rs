@@ -15,9 +15,9 @@
 //! The change time is compared too, because programs such as rsync reset the modification time.
 //!
 //! Beside it, `<id>.total` has the digest of the whole root and the total of its files' stamps
-//! (`stamps`), if all of them are remembered: a root whose total is the same is neither
-//! listed nor compared file by file. A folder of 400,000 images is recognised in the time of a `find`,
-//! with no list of them in memory.
+//! (`stamps`), if all of them are remembered: a root whose total is the same is neither listed nor
+//! compared file by file. A folder of 400,000 images is recognised in the time of a `find`, with no
+//! list of them in memory.
 //!
 //! This module does not know what the files are for.
 
@@ -120,11 +120,10 @@ pub fn walk_source(root: &Path, watched: Option<&Watched>) -> Result<Vec<WalkEnt
 fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<DigestedSource> {
     let root = path.canonicalize().map_err(|e| Error::io("read", path, e))?;
     let memory = memory_file(store, &root, watched);
-    if let Some(measured) = recall_total(&memory).filter(|(_, then)| {
-        // What changes again while it is looked at is told from what was remembered.
-        Total::of(&root, watched).is_some_and(|now| now.text() == *then)
-    }) {
-        return Ok(DigestedSource { measured: measured.0, entries: OnceLock::new(), memory });
+    if let Some((measured, then)) = recall_total(&memory)
+        && Total::of(&root, watched).is_some_and(|now| now.text() == then)
+    {
+        return Ok(DigestedSource { measured, entries: OnceLock::new(), memory });
     }
     let old = recall(&memory);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
@@ -154,27 +153,19 @@ const TOTAL: &str = "total";
 
 /// The total of the files of a root, if all are remembered.
 fn total(read: &[(TreeEntry, Stamp, bool)], now: i128) -> Option<Total> {
-    let add = |total: Total, (entry, stamp, known): &(TreeEntry, Stamp, bool)| {
-        let is_remembered = entry.kind.is_file() && (*known || stamp.is_settled(now));
-        is_remembered.then(|| total.add(&entry.path, stamp))
-    };
-    read.iter().try_fold(Total::default(), add)
+    let mut all = read.iter();
+    all.try_fold(Total::default(), |total, one| is_remembered(one, now).then(|| total.add(&one.0.path, &one.1)))
 }
 
 /// A line of the digest of a root and the total of its files, and a check.
 fn told(measured: &Measured, total: &Total) -> String {
     let Measured { digest, bytes, files } = measured;
-    let line = format!("{digest} {bytes} {files} {}\n", total.text());
-    let check = Digest::of_bytes(line.as_bytes());
-    format!("{line}check {check}\n")
+    checked(format!("{digest} {bytes} {files} {}\n", total.text()))
 }
 
 fn recall_total(memory: &Path) -> Option<(Measured, String)> {
     let text = std::fs::read_to_string(memory.with_extension(TOTAL)).ok()?;
-    let (line, check) = text.strip_suffix('\n')?.split_once('\n')?;
-    let check: Digest = check.strip_prefix("check ")?.parse().ok()?;
-    (Digest::of_bytes(format!("{line}\n").as_bytes()) == check).then_some(())?;
-    let mut words = line.split(' ');
+    let mut words = lines(&text)?.strip_suffix('\n')?.split(' ');
     let digest = words.next()?.parse().ok()?;
     let mut number = || words.next()?.parse().ok();
     let measured = Measured { digest, bytes: number()?, files: number()? };
@@ -230,15 +221,30 @@ fn memory_file(store: &Store, root: &Path, watched: Option<&Watched>) -> PathBuf
 
 fn remember(read: &[(TreeEntry, Stamp, bool)], now: i128) -> String {
     let mut text = format!("{HEADER}\n");
-    // A remembered file was settled when it was read, and its stamp has not changed since.
-    let is_kept =
-        |(entry, stamp, known): &&(TreeEntry, Stamp, bool)| entry.kind.is_file() && (*known || stamp.is_settled(now));
-    for (entry, stamp, _) in read.iter().filter(is_kept) {
+    for (entry, stamp, _) in read.iter().filter(|one| is_remembered(one, now)) {
         let Stamp { bytes, mtime, ctime, inode } = stamp;
         text.push_str(&format!("{} {bytes} {mtime} {ctime} {inode} {}\n", entry.digest, quote(&entry.path)));
     }
-    let check = Digest::of_bytes(text.as_bytes());
-    text + &format!("check {check}\n")
+    checked(text)
+}
+
+/// A file that was settled when it was read, and whose stamp has not changed since.
+fn is_remembered((entry, stamp, known): &(TreeEntry, Stamp, bool), now: i128) -> bool {
+    entry.kind.is_file() && (*known || stamp.is_settled(now))
+}
+
+/// Lines with a check of them at the end.
+fn checked(lines: String) -> String {
+    let check = Digest::of_bytes(lines.as_bytes());
+    lines + &format!("check {check}\n")
+}
+
+/// The lines before a check that holds.
+fn lines(text: &str) -> Option<&str> {
+    let (lines, check) = text.strip_suffix('\n')?.rsplit_once('\n')?;
+    let lines = &text[..lines.len() + 1];
+    let check: Digest = check.strip_prefix("check ")?.parse().ok()?;
+    (Digest::of_bytes(lines.as_bytes()) == check).then_some(lines)
 }
 
 fn recall(file: &Path) -> Memory {
@@ -247,13 +253,7 @@ fn recall(file: &Path) -> Memory {
 }
 
 fn parse(text: &str) -> Option<Memory> {
-    let (body, check) = text.strip_suffix('\n')?.rsplit_once('\n')?;
-    let body = &text[..body.len() + 1];
-    let check: Digest = check.strip_prefix("check ")?.parse().ok()?;
-    if Digest::of_bytes(body.as_bytes()) != check {
-        return None;
-    }
-    let mut lines = body.lines();
+    let mut lines = lines(text)?.lines();
     (lines.next()? == HEADER).then_some(())?;
     lines.map(parse_line).collect()
 }
