@@ -10,9 +10,9 @@ mod outcome;
 mod parameter;
 
 use super::args::Args;
-use super::row::{StageStatus, Status};
-use super::selection::{Sweep, seen};
-use super::table::{Tabulated, table};
+use super::row::Status;
+use super::selection::{Known, Sweep, seen};
+use super::table::Tabulated;
 use super::table_options::TableOptions;
 use crate::cli::common::pipeline_args::tell_of_link;
 use crate::cli::run::execute::{execute, print_log};
@@ -25,7 +25,6 @@ use erw_runner::cache::store::Store;
 use erw_runner::event::Measure;
 use erw_runner::exec::scheduler::Settled;
 use erw_runner::kind::Registry;
-use erw_runner::pipeline::graph::StageId;
 use erw_runner::pipeline::targets::select;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::axis::SEARCH;
@@ -153,7 +152,7 @@ impl Search<'_> {
         if let Some(error) = error {
             return Err(error);
         }
-        let rows = self.table(&plan, &TableOptions::read(&self.args.options, &plan)?).rows;
+        let rows = self.table(&plan, &TableOptions::read(&self.args.options, &plan)?)?.rows;
         let value = |probe: &Probe| {
             metric::value(&self.goal, &rows, &trials_of(&plan, std::slice::from_ref(probe)), &label(probe))
         };
@@ -186,16 +185,14 @@ impl Search<'_> {
     }
 
     /// The table of what was tried.
-    fn table(&self, plan: &SweepPlan, options: &TableOptions) -> Tabulated {
-        let mut known: BTreeMap<StageId, &(Status, Vec<Measure>)> = BTreeMap::new();
+    fn table(&self, plan: &SweepPlan, options: &TableOptions) -> Result<Tabulated> {
+        let mut known = Known::new();
         for trial in &plan.trials {
             for (base, id) in &trial.stages {
-                known.extend(self.known.get(&(trial.name.clone(), base.clone())).map(|found| (*id, found)));
+                known.extend(self.known.get(&(trial.name.clone(), base.clone())).map(|found| (*id, found.clone())));
             }
         }
-        let seen =
-            |id| known.get(&id).map(|(status, results)| StageStatus { status: *status, results: results.clone() });
-        table(plan, &(0..plan.trials.len()).collect::<Vec<_>>(), options, &seen, &|_| false)
+        Ok(self.sweep(plan, (0..plan.trials.len()).collect())?.table(&known, options))
     }
 }
 

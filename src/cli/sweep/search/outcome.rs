@@ -33,7 +33,7 @@ impl Search<'_> {
         let plan = self.plan(&self.probes)?;
         let mut options = TableOptions::read(&self.args.options, &plan)?;
         options.sort = Some((self.goal.metric.clone(), self.goal.is_most));
-        let mut tabulated = self.table(&plan, &options);
+        let mut tabulated = self.table(&plan, &options)?;
         let trials = trials_of(&plan, std::slice::from_ref(best));
         tabulated.sheet.columns.insert(1, Column::new("best"));
         for (cells, row) in tabulated.sheet.rows.iter_mut().zip(&tabulated.rows) {
