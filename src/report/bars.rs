@@ -148,3 +148,18 @@ impl Listener for Bars {
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_that_are_only_counted_move_the_bar_of_the_run() {
+        let mut bars = Bars::default();
+        let mut say = |what| bars.event(&Event { at: 0.0, what });
+        say(EventKind::RunStarted { pipeline: "p".into(), stages: 300, jobs: 1, threads: 1 });
+        say(EventKind::CachedStages { stages: 298 });
+        say(EventKind::State { stage: "s".into(), state: StageState::Cached });
+        assert_eq!(bars.run.unwrap().position(), 299);
+    }
+}

@@ -304,7 +304,7 @@ pub(crate) fn no_stage(stage: &str, slot: &InputSlot, index: Option<usize>, stat
 /// The sources for a parameter of type `path` or a list of paths.
 pub(crate) fn paths(field: &Field, json: &Json, base: &Path, sources: &mut BTreeMap<String, SourcePath>) {
     let source = |text: &str| {
-        let braces = Watched::of_braces(text, base).filter(|_| field.braces);
+        let braces = field.braces.then(|| Watched::of_braces(text, base)).flatten();
         let (path, watched, fault) = match braces {
             Some(Ok((path, watched))) => (path, Some(watched), None),
             Some(Err(why)) => (base.join(text), None, Some(format!("the path {why}"))),
