@@ -5,6 +5,7 @@ use crate::support::deadline::Deadline;
 use crate::support::http::{self, Server};
 use crate::support::s3::{Bucket, Moto, Proxy, refusing};
 use crate::support::space::{Said, Space};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -90,6 +91,33 @@ fn dead_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+fn packs(bucket: &Bucket) -> Vec<String> {
+    bucket.keys().into_iter().filter(|key| key.contains("/v1/packs/")).collect()
+}
+
+/// Names and contents in a pack, without the folders.
+fn unpacked(pack: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(pack));
+    let entries = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().to_str().unwrap().to_string();
+        let mut contents = vec![];
+        entry.read_to_end(&mut contents).unwrap();
+        (path.split_once('/').unwrap().1.to_string(), contents)
+    });
+    entries.collect()
+}
+
+fn packed(objects: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(vec![], flate2::Compression::fast()));
+    for (name, contents) in objects {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(contents.len() as u64);
+        archive.append_data(&mut header, format!("some/{name}"), contents.as_slice()).unwrap();
+    }
+    archive.into_inner().unwrap().finish().unwrap()
+}
+
 const ALL: [&str; 3] = ["both", "file", "folder"];
 
 #[test]
@@ -98,10 +126,10 @@ fn results_are_shared_through_the_remote() {
     let (ann, bob) = (Person::of(&bucket), Person::of(&bucket));
     assert_eq!(ann.ran(), ALL);
     // Equal files once: `contents`, both sequences, the text of `both`; a tree of the folder; three
-    // records.
+    // records; a pack.
     let keys = bucket.keys();
     let count = |part: &str| keys.iter().filter(|k| k.starts_with(&format!("pre/fix/v1/{part}/"))).count();
-    assert_eq!((count("blobs"), count("trees"), count("actions"), keys.len()), (4, 1, 3, 8), "{keys:?}");
+    assert_eq!((count("blobs"), count("trees"), count("actions"), keys.len()), (4, 1, 3, 9), "{keys:?}");
     for record in ann.space.bucket("actions") {
         let name = record.strip_prefix(ann.space.path("cache")).unwrap().to_str().unwrap();
         assert_eq!(bucket.get(&format!("pre/fix/{name}")), std::fs::read(&record).unwrap());
@@ -212,6 +240,7 @@ fn a_bad_record_is_refused_and_replaced() {
     bucket.put(&records[0], &good[0][..good[0].len() / 2]);
     // Good, but of another key.
     bucket.put(&records[1], &good[2]);
+    bucket.delete(&packs(&bucket)[0]);
     let bob = Person::of(&bucket);
     let said = bob.run();
     assert_eq!(warnings(&said).len(), 2, "{}", said.stderr);
@@ -231,6 +260,118 @@ fn missing_objects_are_computed_and_pushed() {
     assert_eq!(bob.took(), ["folder"]);
     assert!(said.stderr.contains(": a record names it, but it does not exist"), "{}", said.stderr);
     assert!(bucket.keys().contains(&key));
+}
+
+/// Small artifacts, with links, modes and folders; and one that is not small.
+const SMALL: &str = r#"
+name = "small"
+[stages.text]
+kind = "command"
+run = "echo text >> ran; echo contents > {outputs.o}"
+outputs = { o = "text" }
+[stages.tree]
+kind = "command"
+run = "echo tree >> ran; mkdir -p {outputs.o}/sub; echo a > {outputs.o}/a; ln -s ../a {outputs.o}/sub/b; chmod +x {outputs.o}/a"
+outputs = { o = "folder" }
+[stages.one]
+kind = "command"
+run = "echo one >> ran; mkdir -p {outputs.o}; echo inside > {outputs.o}/x"
+outputs = { o = "folder" }
+[stages.large]
+kind = "command"
+run = "echo large >> ran; cat {inputs.x} > /dev/null; seq 20000 > {outputs.o}"
+inputs = { x = "text" }
+outputs = { o = "text" }
+"#;
+
+fn person_with(bucket: &Bucket, pipeline: &str) -> Person {
+    let person = Person::of(bucket);
+    person.space.write("p.toml", pipeline);
+    person
+}
+
+#[test]
+fn what_is_small_comes_in_one_object() {
+    let bucket = Moto::shared().bucket("packs");
+    let ann = person_with(&bucket, SMALL);
+    assert_eq!(ann.ran().len(), 4);
+    let pack = packs(&bucket);
+    assert_eq!(pack.len(), 1, "{:?}", bucket.keys());
+    // Without anything else but what is large, all is there.
+    let large = format!("pre/fix/{}", blob(numbers(20_000).as_bytes()));
+    let alone: Vec<(String, Vec<u8>)> = bucket.keys().into_iter().map(|key| (key.clone(), bucket.get(&key))).collect();
+    alone.iter().filter(|(key, _)| !pack.contains(key) && *key != large).for_each(|(key, _)| bucket.delete(key));
+    let status = person_with(&bucket, SMALL).erw(&["cache", "status", "p.toml"]).expect(0).stdout;
+    assert_eq!(status.matches("  remote  ").count(), 4, "{status}");
+    let bob = person_with(&bucket, SMALL);
+    assert!(warnings(&bob.run()).is_empty());
+    assert!(bob.took().is_empty());
+    assert_eq!(bob.artifacts(), ann.artifacts());
+    bob.erw(&["cache", "verify"]).expect(0);
+    // A changed stage takes the place of what it was.
+    let objects = unpacked(&bucket.get(&pack[0]));
+    bob.space.write("p.toml", &SMALL.replace("echo inside > {outputs.o}/x", "echo other > {outputs.o}/x"));
+    assert_eq!(bob.ran(), ["one"]);
+    let now = unpacked(&bucket.get(&pack[0]));
+    assert_eq!(now.len(), objects.len());
+    assert!(now.iter().any(|(_, contents)| contents == b"other\n"));
+    let kept = objects.iter().filter(|object| now.contains(object)).count();
+    assert!(kept + 3 >= objects.len(), "a record, a file and a list have changed");
+}
+
+#[test]
+fn a_pack_is_not_believed_and_not_needed() {
+    let bucket = Moto::shared().bucket("unpacked");
+    let ann = person_with(&bucket, SMALL);
+    assert_eq!(ann.ran().len(), 4);
+    let [pack] = &packs(&bucket)[..] else { panic!("{:?}", bucket.keys()) };
+    let good = bucket.get(pack);
+    let objects = unpacked(&good);
+    let changed = |change: &dyn Fn(&str, &mut Vec<u8>)| {
+        let mut objects = objects.clone();
+        objects.iter_mut().for_each(|(name, contents)| change(name, contents));
+        packed(&objects)
+    };
+    let flipped = |part: &'static str| {
+        changed(&move |name: &str, contents: &mut Vec<u8>| {
+            if name.starts_with(part) {
+                contents[0] ^= 1;
+            }
+        })
+    };
+    for (bytes, warns) in [
+        (good[..good.len() / 2].to_vec(), true),
+        (b"no pack".to_vec(), true),
+        (vec![], true),
+        (packed(&[]), false),
+        (flipped("v1/actions/"), false),
+        (flipped("v1/blobs/"), false),
+        // Records without their artifacts, and the other way round.
+        (packed(&objects.iter().filter(|(name, _)| name.contains("actions")).cloned().collect::<Vec<_>>()), false),
+        (packed(&objects.iter().filter(|(name, _)| !name.contains("actions")).cloned().collect::<Vec<_>>()), false),
+    ] {
+        bucket.put(pack, &bytes);
+        let bob = person_with(&bucket, SMALL);
+        let said = bob.run();
+        assert!(bob.took().is_empty(), "{}", said.stderr);
+        assert_eq!(bob.artifacts(), ann.artifacts());
+        bob.erw(&["cache", "verify"]).expect(0);
+        let warned = warnings(&said);
+        assert_eq!(warned.len(), usize::from(warns), "{warned:?}");
+        assert!(warned.iter().all(|text| text.contains("/packs/") && text.ends_with(": it is corrupt")), "{warned:?}");
+    }
+    // Whoever fetches from a remote without a pack makes one, but not with the right to read alone.
+    bucket.delete(pack);
+    let reader = person_with(&bucket, SMALL);
+    let said = Said::from(reader.command(&["run", "p.toml"]).env("ERW_REMOTE_MODE", "read").finish()).expect(0);
+    assert!(warnings(&said).is_empty() && reader.took().is_empty());
+    assert!(packs(&bucket).is_empty());
+    assert!(person_with(&bucket, SMALL).ran().is_empty());
+    assert_eq!(unpacked(&bucket.get(pack)), objects);
+    // `push` makes one, too.
+    bucket.delete(pack);
+    ann.erw(&["cache", "push"]).expect(0);
+    assert_eq!(unpacked(&bucket.get(pack)), objects);
 }
 
 #[test]
@@ -312,7 +453,7 @@ fn refused_objects_count_as_absent() {
     let said = ann.run();
     assert_eq!(ann.took(), ALL);
     let [one] = warnings(&said)[..] else { panic!("{}", said.stderr) };
-    assert!(one.starts_with("warning: the remote `s3://closed` denies access to `v1/actions/"), "{one}");
+    assert!(one.starts_with("warning: the remote `s3://closed` denies access to `v1/"), "{one}");
     assert!(
         one.contains("; denied objects count as absent (S3 denies absent objects to accounts that may not list"),
         "{one}"

@@ -9,7 +9,7 @@ use crate::report::text::{bytes, count};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::CacheRef;
 use erw_runner::cache::action_cache::{self, Record};
-use erw_runner::cache::remote::{Mode, Sent};
+use erw_runner::cache::remote::Mode;
 use erw_runner::cache::store::{Presence, Store};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;
@@ -60,10 +60,7 @@ pub fn push(args: &PushArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
         let whole = |r: &Record| r.outputs.values().all(|o| store.look(&o.measured) == Presence::Whole);
         records = action_cache::all(&store)?.0.into_iter().filter(whole).collect();
     }
-    let mut sent = Sent::default();
-    for record in &records {
-        sent += remote.push(&store, record, args.again)?;
-    }
+    let sent = remote.push(&store, &records, args.again)?;
     warn(Some(&remote));
     let (n, total) = (count(records.len(), "record"), bytes(sent.bytes));
     print(&match sent.objects {
@@ -83,6 +80,7 @@ pub fn pull(args: &PullArgs, remote: &RemoteArgs, cache: &Path, registry: Regist
     let verdicts = plan(&checker, &selected);
     remote.check()?;
     warn(Some(&remote));
+    here.sync()?;
     let verdicts = verdicts?;
     let mut rows = vec![];
     let mut lacking = 0;
@@ -124,7 +122,7 @@ pub fn status(args: &StatusArgs, remote: &RemoteArgs, cache: &Path, registry: Re
             continue;
         };
         let here = !checker.is_remote_only(verdict);
-        let there = remote.record(&record.key()).is_some();
+        let there = remote.record(&pipeline.name, &record.key()).is_some();
         let n = size(record);
         here_bytes += if here { n } else { 0 };
         there_bytes += if there { n } else { 0 };

@@ -169,12 +169,13 @@ impl<'a> CacheChecker<'a> {
     /// A record from the remote, with its artifacts fetched; in a plan, only looked up.
     fn fetched(&self, stage: &Stage, keyed: &Keyed) -> Option<Box<Record>> {
         let remote = self.remote?;
-        let found = remote.record(&keyed.action.key)?;
+        let found = remote.record(&self.pipeline.name, &keyed.action.key)?;
         if !stage.outputs.keys().all(|name| found.record.outputs.contains_key(name)) {
             return None;
         }
         if remote.fetches() {
-            return remote.fetch(self.store, &found).then(|| Box::new(found.record));
+            let named = (self.pipeline.name.as_str(), stage.name.as_str());
+            return remote.fetch(self.store, named, &found).then(|| Box::new(found.record));
         }
         self.afar.lock().unwrap_or_else(PoisonError::into_inner).insert(keyed.action.key);
         Some(Box::new(found.record))

@@ -3,6 +3,7 @@
 
 use super::address::{Mode, Opened};
 use super::error::RemoteError;
+use super::pack::Pack;
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
 use crate::files::digest::Digest;
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// A record of a remote, and its bytes as received.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct Client {
     /// Uploads in progress.
     pub pending: AtomicUsize,
     pub slots: Semaphore,
+    /// By pipeline; held while one is fetched, so that others wait for it.
+    pub packs: AsyncMutex<BTreeMap<String, Pack>>,
     notices: Mutex<Notices>,
 }
 
@@ -74,6 +77,7 @@ impl Client {
             stopped: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             slots: Semaphore::new(TRANSFERS),
+            packs: AsyncMutex::default(),
             notices: Mutex::default(),
         };
         fault.into_iter().for_each(|why| link.failed(&RemoteError::Remote(why)));

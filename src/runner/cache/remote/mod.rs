@@ -5,6 +5,7 @@
 //!   v1/actions/ab/<key>.json     a record, byte for byte as in a cache folder, with its own check
 //!   v1/trees/ab/<digest>.json    the files of a folder artifact: path, length and digest of each
 //!   v1/blobs/ab/<digest>         the bytes of one file; equal files of many artifacts are one blob
+//!   v1/packs/<digest>.tar.gz     what is small of the above for one pipeline, to save requests
 //! ```
 //!
 //! Blobs are sent before the tree that names them, trees before the record, so everything that a
@@ -18,12 +19,13 @@
 //! uploads ends when the run is told to stop.
 //!
 //! All async code of the runner is here: `address` creates the client of an address, `pull` and
-//! `push` transfer in the two directions, `tree` is the list of files, `error` describes failures
-//! without secrets. This module does not know when a record counts as a hit (`plan`), nor who asks.
+//! `push` transfer in the two directions, `tree` is the list of files, `pack` the small objects of a
+//! pipeline in one, `error` describes failures without secrets. This module does not know when a record counts as a hit (`plan`), nor who asks.
 
 mod address;
 mod client;
 mod error;
+mod pack;
 mod pull;
 mod push;
 mod tree;
@@ -39,6 +41,8 @@ use client::{Client, RemoteRecord};
 use error::RemoteError;
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_base::limits;
+use futures_util::{StreamExt, TryStreamExt};
+use push::{Named, Parcel};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,6 +50,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Threads that run the transfers.
 const THREADS: usize = 2;
+/// Records in transfer at a time by `push`.
+const PUSHES: usize = 8;
 
 pub struct Remote {
     link: Arc<Client>,
@@ -106,8 +112,9 @@ impl Remote {
         self.link.mode
     }
 
-    /// The record of this key, if there is a valid one.
-    pub fn record(&self, key: &Key) -> Option<RemoteRecord> {
+    /// The record of this key, if there is a valid one; what is packed for the pipeline is read first.
+    pub fn record(&self, pipeline: &str, key: &Key) -> Option<RemoteRecord> {
+        self.threads.block_on(self.link.open_pack(pipeline));
         if let Some(known) = self.link.notices().records.get(key) {
             return known.clone();
         }
@@ -119,16 +126,32 @@ impl Remote {
         found
     }
 
-    /// Fetches everything a found record names into the store, the record last. `false`: that
-    /// failed, and the reason was noted.
-    pub fn fetch(&self, store: &Store, found: &RemoteRecord) -> bool {
+    /// Fetches everything a found record names into the store, the record last, for this stage of
+    /// this pipeline. `false`: that failed, and the reason was noted.
+    pub fn fetch(&self, store: &Store, named: Named<'_>, found: &RemoteRecord) -> bool {
         let key = found.record.key();
         let fetched = self.link.answers() && pull::outputs(&self.threads, &self.link, store, found);
         if !fetched {
             // Recorded as asked: the next lookup runs the action instead.
             self.link.notices().records.insert(key, None);
+        } else if self.mode() == Mode::Write {
+            self.pack(store, named, found);
         }
         fetched
+    }
+
+    /// Packs what was fetched, if it came alone.
+    fn pack(&self, store: &Store, (pipeline, stage): Named<'_>, found: &RemoteRecord) {
+        let packed = async {
+            let packs = self.link.packs.lock().await;
+            packs.get(pipeline).is_some_and(|pack| pack.holds(stage, &found.bytes))
+        };
+        if !self.threads.block_on(packed)
+            && let Some(parcel) = Parcel::of(store, &found.record)
+        {
+            // The next run tries again.
+            let _ = self.threads.block_on(self.link.pack((pipeline, stage), &parcel));
+        }
     }
 
     /// Uploads a record and its artifacts in the background.
@@ -136,11 +159,16 @@ impl Remote {
         if self.mode() == Mode::Read || !self.link.answers() || self.link.rejects_uploads.load(Ordering::SeqCst) {
             return;
         }
-        let Some(parcel) = push::Parcel::of(store, record) else { return };
+        let Some(parcel) = Parcel::of(store, record) else { return };
+        let (pipeline, stage) = (record.pipeline.clone(), record.stage.clone());
         let link = Arc::clone(&self.link);
         link.pending.fetch_add(1, Ordering::SeqCst);
         self.threads.spawn(async move {
-            let sent = link.unless_stopped(link.send(&parcel, false)).await;
+            let send = async {
+                link.send(&parcel, false).await?;
+                link.pack((&pipeline, &stage), &parcel).await
+            };
+            let sent = link.unless_stopped(send).await;
             if let Some(Err(fault)) = sent {
                 link.upload_failed(&fault);
             }
@@ -148,19 +176,33 @@ impl Remote {
         });
     }
 
-    /// Uploads a record and its artifacts now. `again`: even objects that already exist.
-    pub fn push(&self, store: &Store, record: &Record, again: bool) -> Result<Sent> {
-        let unfit = || {
-            Error::usage(format!("the outputs of `{}/{}` are no longer in the cache", record.pipeline, record.stage))
+    /// Uploads records and their artifacts now. `again`: even objects that already exist.
+    pub fn push(&self, store: &Store, records: &[Record], again: bool) -> Result<Sent> {
+        let send = |record| async move {
+            let sent = self.push_one(store, record, again).await;
+            sent.map_err(|fault| match &fault {
+                RemoteError::Local(e) if e.kind == ErrorKind::Damaged => {
+                    super::action_cache::check_whole(store, record).err().unwrap_or_else(|| self.link.error(&fault))
+                }
+                _ => self.link.error(&fault),
+            })
         };
-        let parcel = push::Parcel::of(store, record).ok_or_else(unfit)?;
-        let sent = self.threads.block_on(self.link.send(&parcel, again));
-        sent.map_err(|fault| match &fault {
-            RemoteError::Local(e) if e.kind == ErrorKind::Damaged => {
-                super::action_cache::check_whole(store, record).err().unwrap_or_else(|| self.link.error(&fault))
-            }
-            _ => self.link.error(&fault),
-        })
+        let all = async {
+            let sent = futures_util::stream::iter(records).map(send).buffer_unordered(PUSHES);
+            let sent = sent.try_fold(Sent::default(), |all, one| async move { Ok(all + one) }).await?;
+            self.link.send_packs().await.map_err(|fault| self.link.error(&fault))?;
+            Ok(sent)
+        };
+        self.threads.block_on(all)
+    }
+
+    async fn push_one(&self, store: &Store, record: &Record, again: bool) -> Result<Sent, RemoteError> {
+        let (pipeline, stage) = (record.pipeline.as_str(), record.stage.as_str());
+        let unfit = || Error::usage(format!("the outputs of `{pipeline}/{stage}` are no longer in the cache"));
+        let parcel = Parcel::of(store, record).ok_or_else(unfit)?;
+        let sent = self.link.send(&parcel, again).await?;
+        self.link.pack((pipeline, stage), &parcel).await?;
+        Ok(sent)
     }
 
     /// Called regularly by the executor; returns pending warnings. `idle`: nothing is left to do
@@ -176,6 +218,10 @@ impl Remote {
         if idle && left > 0 {
             let text = format!("stopped before {left} of the results were uploaded; `erw cache push` sends them");
             self.link.notices().warnings.push(text);
+        }
+        if idle && left == 0 && self.link.answers() && !self.link.rejects_uploads.load(Ordering::SeqCst) {
+            let sent = self.threads.block_on(self.link.unless_stopped(self.link.send_packs()));
+            sent.and_then(Result::err).iter().for_each(|fault| self.link.upload_failed(fault));
         }
         self.warnings()
     }

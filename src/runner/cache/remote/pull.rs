@@ -4,12 +4,13 @@
 
 use super::client::{Client, RemoteRecord, blob_name, record_name, tree_name};
 use super::error::{self, RemoteError};
+use super::pack::{Pack, is_small, pack_name};
 use super::tree::{Tree, alone};
 use crate::cache::action_cache::{self, Lookup};
 use crate::cache::key::Key;
 use crate::cache::store::{Presence, Store};
 use crate::files::digest::{Digest, Kind, Measured, TreeEntry, join};
-use crate::files::disk::{self, Durability, unique, write_atomic};
+use crate::files::disk::{self, Durability, unique, write_file};
 use erw_base::error::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
@@ -34,7 +35,9 @@ pub fn outputs(threads: &Handle, link: &Client, store: &Store, found: &RemoteRec
             artifact(threads, link, store, &output.measured)?;
         }
         let path = store.action_file(&key);
-        write_atomic(&path, &found.bytes).map_err(|e| Error::io("write", &path, e).into())
+        let all_small = found.record.outputs.values().all(|output| is_small(&output.measured));
+        let keep = if all_small { Durability::Later } else { Durability::Now };
+        write_file(&path, &found.bytes, keep).map_err(|e| Error::io("write", &path, e).into())
     };
     let Err(fault) = fetch() else { return true };
     link.failed(&fault);
@@ -61,12 +64,52 @@ fn artifact(threads: &Handle, link: &Client, store: &Store, wanted: &Measured) -
     let whole = folder.join("whole");
     let pulled = threads.block_on(link.unless_stopped(link.files(wanted, &folder, &whole)));
     pulled.unwrap_or(Err(RemoteError::Stopped))?;
-    store.publish(&whole, wanted, Durability::Now)?;
+    store.publish(&whole, wanted, durability(wanted))?;
     let _ = disk::remove(&folder);
     Ok(())
 }
 
+/// What is small is fetched anew in less time than it is forced to disk.
+fn durability(wanted: &Measured) -> Durability {
+    if is_small(wanted) { Durability::Later } else { Durability::Now }
+}
+
 impl Client {
+    /// Fetches the pack of a pipeline, unless it is here. One that cannot be had is empty.
+    pub(super) async fn open_pack(&self, pipeline: &str) {
+        let mut packs = self.packs.lock().await;
+        if packs.contains_key(pipeline) || !self.answers() {
+            return;
+        }
+        let name = pack_name(pipeline);
+        let pack = match self.unless_stopped(self.small(&name)).await {
+            Some(Ok(bytes)) => self.unpack(&name, &bytes),
+            Some(Err(fault)) => {
+                let _ = self.absent(fault).map_err(|fault| self.failed(&fault));
+                Pack::default()
+            }
+            None => return,
+        };
+        packs.insert(pipeline.into(), pack);
+    }
+
+    fn unpack(&self, name: &str, bytes: &[u8]) -> Pack {
+        let Ok((pack, records)) = Pack::read(bytes) else {
+            self.is_bad(name, "it is corrupt");
+            return Pack::anew();
+        };
+        let mut notices = self.notices();
+        for found in records {
+            notices.records.entry(found.record.key()).or_insert(Some(found));
+        }
+        pack
+    }
+
+    /// The bytes of an object, if it is packed.
+    async fn packed(&self, name: &str) -> Option<Vec<u8>> {
+        self.packs.lock().await.values().find_map(|pack| pack.object(name)).map(<[u8]>::to_vec)
+    }
+
     pub(super) async fn record(&self, key: &Key) -> Option<RemoteRecord> {
         let name = record_name(key);
         let bytes = match self.unless_stopped(self.small(&name)).await? {
@@ -100,7 +143,7 @@ impl Client {
     async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), RemoteError> {
         // A single file may be the artifact itself or alone in a folder; only the remote knows
         // which.
-        if wanted.files == 1 {
+        if wanted.files == 1 && self.packed(&tree_name(&wanted.digest)).await.is_none() {
             match self.file(&alone(wanted), &[whole.to_path_buf()], folder).await {
                 Err(fault) => self.absent(fault)?,
                 Ok(()) => return Ok(()),
@@ -137,7 +180,10 @@ impl Client {
 
     async fn tree(&self, wanted: &Measured) -> Result<Tree, RemoteError> {
         let name = tree_name(&wanted.digest);
-        let bytes = self.small(&name).await?;
+        let bytes = match self.packed(&name).await {
+            Some(bytes) => bytes,
+            None => self.small(&name).await?,
+        };
         Tree::parse(&bytes, wanted).map_err(|why| RemoteError::Bad { name, why: why.into() })
     }
 
@@ -161,6 +207,10 @@ impl Client {
         let name = blob_name(&file.digest);
         let failed = |e| error::of(&name, &e);
         let local = |e| Error::io("write", to, e);
+        let packed = self.packed(&name).await.filter(|bytes| Digest::of_bytes(bytes) == file.digest);
+        if let Some(bytes) = packed {
+            return Ok(std::fs::write(to, bytes).map_err(local)?);
+        }
         let answer = self.client.get(&self.at(&name)).await.map_err(failed)?;
         let mut stream = answer.into_stream();
         let mut out = std::fs::File::create(to).map_err(local)?;

@@ -3,6 +3,7 @@
 
 use super::client::{Client, blob_name, record_name, tree_name};
 use super::error::{self, RemoteError};
+use super::pack::{self, pack_name};
 use super::tree::Tree;
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::key::Key;
@@ -25,10 +26,13 @@ const WINDOW: usize = 4;
 
 /// A record ready to be sent; only its files in the store are still needed.
 pub struct Parcel {
-    key: Key,
-    record: Vec<u8>,
-    artifacts: Vec<(PathBuf, Measured)>,
+    pub key: Key,
+    pub record: Vec<u8>,
+    pub artifacts: Vec<(PathBuf, Measured)>,
 }
+
+/// A pipeline and a stage of it.
+pub type Named<'a> = (&'a str, &'a str);
 
 /// Totals of what was sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,10 +42,10 @@ pub struct Sent {
     pub bytes: u64,
 }
 
-impl std::ops::AddAssign for Sent {
-    fn add_assign(&mut self, other: Self) {
-        self.objects += other.objects;
-        self.bytes += other.bytes;
+impl std::ops::Add for Sent {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { objects: self.objects + other.objects, bytes: self.bytes + other.bytes }
     }
 }
 
@@ -60,13 +64,33 @@ impl Client {
     pub(super) async fn send(&self, parcel: &Parcel, again: bool) -> Result<Sent, RemoteError> {
         let mut sent = Sent::default();
         for (path, measured) in &parcel.artifacts {
-            sent += self.artifact(path, measured, again).await?;
+            sent = sent + self.artifact(path, measured, again).await?;
         }
         let name = record_name(&parcel.key);
         if again || self.wants_record(&name, &parcel.key).await? {
-            sent += self.put(&name, parcel.record.clone()).await?;
+            sent = sent + self.put(&name, parcel.record.clone()).await?;
         }
         Ok(sent)
+    }
+
+    /// Adds what the remote has of a stage to the pack of the pipeline.
+    pub(super) async fn pack(&self, (pipeline, stage): Named<'_>, parcel: &Parcel) -> Result<(), RemoteError> {
+        self.open_pack(pipeline).await;
+        let mut packs = self.packs.lock().await;
+        if let Some(pack) = packs.get_mut(pipeline).filter(|pack| !pack.holds(stage, &parcel.record)) {
+            pack.put(stage, pack::part(parcel)?);
+        }
+        Ok(())
+    }
+
+    /// Sends the packs that have changed.
+    pub(super) async fn send_packs(&self) -> Result<(), RemoteError> {
+        for (pipeline, pack) in self.packs.lock().await.iter_mut().filter(|(_, pack)| pack.has_changed) {
+            let bytes = pack.to_bytes().map_err(|e| Error::stage("cannot pack what was sent").caused(e))?;
+            self.put(&pack_name(pipeline), bytes).await?;
+            pack.has_changed = false;
+        }
+        Ok(())
     }
 
     /// A valid record stays, even if it names another result: others build upon it.
@@ -88,13 +112,12 @@ impl Client {
         let tree = read.await.map_err(|_| RemoteError::Stopped)??;
         let send = |file: TreeEntry| async move { self.file_out(&join(path, &file.path), &file, again).await };
         let work: Vec<_> = tree.entries.iter().filter(|e| e.kind.is_file()).cloned().map(send).collect();
-        let files: Vec<Sent> = futures_util::stream::iter(work).buffer_unordered(FILES).try_collect().await?;
-        let mut sent = Sent::default();
-        files.into_iter().for_each(|f| sent += f);
+        let files = futures_util::stream::iter(work).buffer_unordered(FILES);
+        let mut sent = files.try_fold(Sent::default(), |all, one| async move { Ok(all + one) }).await?;
         let name = tree_name(&measured.digest);
         let Some(bytes) = tree.to_bytes() else { return Ok(sent) };
         if again || !self.has(&name, bytes.len() as u64).await? {
-            sent += self.put(&name, bytes).await?;
+            sent = sent + self.put(&name, bytes).await?;
         }
         Ok(sent)
     }

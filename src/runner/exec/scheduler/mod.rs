@@ -551,7 +551,8 @@ impl<'a> Scheduler<'a> {
             }
         }
         self.executor.clean_up();
-        if self.executor.unsynced.load(Ordering::Relaxed)
+        // What a remote sent is not on disk either.
+        if (self.executor.unsynced.load(Ordering::Relaxed) || self.executor.checker.remote.is_some())
             && let Err(e) = self.executor.checker.store.sync()
         {
             self.say(EventKind::Warning { text: e.to_string() });
