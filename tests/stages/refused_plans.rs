@@ -41,6 +41,10 @@ fn sparse(path: &Path, shapes: &BTreeMap<String, Vec<usize>>) {
     file.set_len((8 + header.len() + end) as u64).unwrap();
 }
 
+/// Another stage.
+const TOUCH: &str = "[stages.touch]\nkind = \"command\"\nrun = \"echo ran > ran; echo > {outputs.o}\"\n\
+                     outputs = { o = \"text\" }\n";
+
 fn encoder(source: &str, network: &str) -> String {
     format!(
         "name = \"e\"\n[stages.encoder]\nkind = \"weights\"\n\
@@ -63,6 +67,12 @@ fn a_file_of_another_size_is_refused_with_the_preset_that_it_fits() {
     // A dry run is a plan; and a network of more blocks has all that is asked for.
     let dry = space.run(&["-n"]).expect(2);
     assert_eq!(dry.stderr, said.stderr);
+    // A run starts nothing, unless it is to do what it can.
+    space.write("p.toml", &(encoder("small.safetensors", "preset = \"dinov2-vit-b\"") + TOUCH));
+    assert_eq!(space.run(&[]).expect(2).stderr, said.stderr);
+    assert!(!space.path("ran").exists());
+    space.run(&["--keep-going"]).expect(1);
+    assert!(space.path("ran").exists());
     space.write("p.toml", &encoder("small.safetensors", "preset = \"dinov2-vit-s\""));
     plan(&space, "p.toml").expect(0);
     let mut deeper = shapes("dinov2-vit-s");

@@ -336,7 +336,7 @@ fn an_incomplete_vae_is_refused() {
         place.import(&params).unwrap_err()
     };
     let said = small("layers_per_block", json!(3));
-    assert!(said.contains("exit Some(1)") && said.contains("does not fit the given configuration"), "{said}");
+    assert!(said.contains("exit Some(2)") && said.contains("does not fit the given configuration"), "{said}");
     assert!(
         said.contains("not in the file: decoder.up_blocks.0.resnets.3.conv1.bias") && said.contains(" more"),
         "{said}"

@@ -2,7 +2,7 @@
 //! changed since a git revision.
 
 mod changed;
-mod files;
+pub mod files;
 pub mod jobs;
 pub mod line;
 mod status;

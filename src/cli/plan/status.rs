@@ -27,7 +27,7 @@ pub fn planned(
 ) -> Result<Planned> {
     let checker = CacheChecker::new(pipeline, cache, forced);
     let verdicts = plan(&checker, selected)?;
-    files::check(pipeline, &verdicts)?;
+    files::check(pipeline, selected)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading all records takes time, and is not needed if everything is cached.
     let record_index = if stale { Some(checker.record_index()?) } else { None };

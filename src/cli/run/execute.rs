@@ -130,6 +130,9 @@ pub fn execute(
     for text in warnings(pipeline, &selected) {
         let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
     }
+    if !flags.keep_going {
+        plan::files::check(pipeline, &selected)?;
+    }
     if flags.detach {
         return detach::submit(pipeline, &selected, flags, cache).map(|()| None);
     }

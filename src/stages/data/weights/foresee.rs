@@ -5,7 +5,7 @@
 use super::artifact::Artifact;
 use super::choice::{Choice, choose};
 use super::convert::{Network, Request, adopt, read_json};
-use super::{Params, parse};
+use super::{Operation, Params, parse};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::formats::WeightsFile;
@@ -15,13 +15,17 @@ use erw_runner::kind::field::Params as Values;
 /// Names and shapes of a file.
 type Shapes = Vec<(String, Vec<usize>)>;
 
-/// Checks the local file of a stage with these parameters, if it names one that is there. Paths are
+/// Checks the local file of a stage with these values, if it names one that is there. Paths are
 /// absolute.
 ///
 /// # Errors
 /// If its tensors cannot be those of the network.
-pub fn check_file(params: &Values) -> Result<()> {
-    let p: Params = parse(params)?;
+pub fn check_file(params: &Values, operation: &Values) -> Result<()> {
+    let operation: Operation = parse(operation)?;
+    check(&parse(params)?).map_err(|e| operation.tell(e))
+}
+
+fn check(p: &Params) -> Result<()> {
     let Some(file) = p.source.as_deref().filter(|file| file.exists() && p.artifact != Artifact::Stats) else {
         return Ok(());
     };

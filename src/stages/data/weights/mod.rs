@@ -53,6 +53,16 @@ struct Operation {
     url: Option<String>,
 }
 
+impl Operation {
+    /// The error, with where another file comes from.
+    fn tell(&self, error: Error) -> Error {
+        match &self.url {
+            Some(url) if error.kind != ErrorKind::Suspended => error.hint(format!("the file comes from {url}")),
+            _ => error,
+        }
+    }
+}
+
 impl Params {
     fn entry(&self) -> Result<Option<&'static RegistryEntry>> {
         self.name.as_deref().map(registry::find).transpose().map(Option::flatten)
@@ -124,11 +134,8 @@ pub fn published(params: &Values) -> Option<(&'static RegistryEntry, Option<Stri
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let (p, op): (Params, Operation) = (attempt.params()?, attempt.operation()?);
-    import(attempt, &p).map_err(|e| match &op.url {
-        Some(url) if e.kind != ErrorKind::Suspended => e.hint(format!("the file comes from {url}")),
-        _ => e,
-    })
+    let (p, operation): (Params, Operation) = (attempt.params()?, attempt.operation()?);
+    import(attempt, &p).map_err(|e| operation.tell(e))
 }
 
 fn import(attempt: &Attempt, p: &Params) -> Result<()> {
