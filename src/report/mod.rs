@@ -33,7 +33,13 @@ pub enum Style {
 pub fn listener(style: Style) -> Box<dyn Listener> {
     match style {
         Style::Json => Box::new(json::Json::default()),
-        Style::Auto if std::io::stderr().is_terminal() => Box::new(bars::Bars::default()),
+        Style::Auto if std::io::stderr().is_terminal() && can_move() => Box::new(bars::Bars::default()),
         Style::Auto | Style::Plain => Box::new(plain::Plain::default()),
     }
+}
+
+/// Whether the terminal says that it can draw over lines. In one that does not, as that of an editor,
+/// bars are not drawn, nor the lines above them.
+fn can_move() -> bool {
+    std::env::var_os("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
 }

@@ -78,6 +78,9 @@ pub fn sentence(what: &EventKind) -> Option<String> {
 
 fn words(what: &EventKind) -> Option<String> {
     Some(match what {
+        EventKind::Locked { stage, twin: Some(twin), .. } => {
+            format!("{stage}: `{twin}` is the same and computes it; waiting for its result")
+        }
         EventKind::Locked { stage, .. } => format!("{stage}: another run is computing it; waiting for its result"),
         EventKind::Started { stage, reasons, attempt, .. } => {
             let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };

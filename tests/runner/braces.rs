@@ -33,6 +33,22 @@ fn is_cached(space: &Space) -> bool {
 }
 
 #[test]
+fn shards_lie_beside_the_pipeline() {
+    let space = Space::new(&images("t-{00..01}.tar"));
+    put(&space, "t-00.tar", 0);
+    put(&space, "t-01.tar", 1);
+    assert!(space.plan(&[]).contains("1 of 1 stages would run"));
+    space.run(&[]).expect(0);
+    assert!(is_cached(&space));
+    // A file of this very name is meant instead, also by the answer that was stored.
+    space.run(&[]).expect(0);
+    put(&space, "t-{00..01}.tar", 2);
+    assert!(!is_cached(&space));
+    let said = space.run(&[]).expect(0);
+    assert!(said.stderr.contains("images: started"), "{}", said.stderr);
+}
+
+#[test]
 fn shards_that_braces_name_are_the_set_and_in_the_key() {
     let space = Space::new(&images("wds/train-{000..002}.tar"));
     for i in 0..3 {

@@ -228,6 +228,29 @@ fn two_stages_with_one_key_run_once() {
     assert_eq!(space.ran(), ["x"]);
 }
 
+/// The second of them is found done when it is about to start; what was not ready before that must
+/// not be forgotten.
+#[test]
+fn what_needs_two_stages_with_one_key_runs() {
+    let twin = |name: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\nrun = \"echo twin >> ran; sleep 0.2; echo 1 > {{outputs.x}}\"\noutputs = {{ x = \"text\" }}\n"
+        )
+    };
+    let both = "[stages.both]\nkind = \"command\"\nrun = \"echo both >> ran; cat {inputs.p} {inputs.q} > {outputs.y}\"\ninputs = { p = \"a\", q = \"b\" }\noutputs = { y = \"text\" }\n";
+    for options in [&["--jobs", "1"][..], &["--jobs", "2"], &["--jobs", "2", "both"]] {
+        let space = Space::new(&(twin("a") + &twin("b") + both));
+        let said = space.run(options).expect(0);
+        assert_eq!(space.ran(), ["twin", "both"], "{}", said.stderr);
+        assert!(!said.stderr.contains("skipped"), "{}", said.stderr);
+        assert!(space.plan(&[]).contains("all 3 stages are cached"));
+    }
+    let light = |name: &str| twin(name) + "resources = { threads = 1 }\n";
+    let space = Space::new(&(light("a") + &light("b") + both));
+    let said = space.run(&["--jobs", "2", "--threads", "2"]).expect(0).stderr;
+    assert!(said.contains("b: `a` is the same and computes it; waiting for its result\n"), "{said}");
+}
+
 #[test]
 fn two_runs_at_once_compute_each_stage_once() {
     let space = Space::new(

@@ -47,14 +47,48 @@ fn record(space: &Space, stage: &str) -> PathBuf {
     space.bucket("actions").into_iter().find(|p| field(p, "stage") == stage).unwrap()
 }
 
-/// Says that a record was last used so long ago.
+/// Says that a record was last used so long ago, and that no stored answer was given since.
 fn age(space: &Space, stage: &str, days: u64) {
+    let _ = std::fs::remove_dir_all(space.path("cache/v1/memos"));
     let time = SystemTime::now() - Duration::from_secs(days * 86_400);
     std::fs::File::open(record(space, stage)).unwrap().set_modified(time).unwrap();
 }
 
 fn gc(space: &Space, args: &[&str]) -> String {
     space.erw(&[&["cache", "gc"], args].concat()).expect(0).stdout
+}
+
+/// A run with nothing to do reads no record, but uses all of them.
+#[test]
+fn what_the_stored_answer_counts_as_cached_was_used() {
+    let space = three();
+    let mark = |stage: &str, hours: u64| {
+        let time = SystemTime::now() - Duration::from_secs(hours * 3600);
+        std::fs::File::open(record(&space, stage)).unwrap().set_modified(time).unwrap();
+    };
+    for stage in ["a", "b", "c"] {
+        mark(stage, 23);
+    }
+    std::fs::remove_dir_all(space.path("cache/v1/memos")).unwrap();
+    // Stored again, and asked.
+    space.run(&["c"]).expect(0);
+    space.run(&["c"]).expect(0);
+    let said = gc(&space, &["--older-than", "12h", "-v"]);
+    assert_eq!(recorded(&space), ["a", "c"], "{said}");
+    // The answers are gone, their times are not.
+    gc(&space, &["--older-than", "12h"]);
+    assert_eq!(recorded(&space), ["a", "c"]);
+
+    // An answer that was given again later counts from then.
+    let space = three();
+    space.run(&["a"]).expect(0);
+    std::thread::sleep(Duration::from_millis(20));
+    space.run(&["b"]).expect(0);
+    std::thread::sleep(Duration::from_millis(20));
+    space.run(&["a"]).expect(0);
+    std::fs::remove_file(record(&space, "c")).unwrap();
+    gc(&space, &["--max-size", "1000"]);
+    assert_eq!(recorded(&space), ["a"]);
 }
 
 #[test]
@@ -184,6 +218,7 @@ fn locks_keep_what_they_name() {
 fn kept_pipelines_are_exempt_from_age_and_size_limits() {
     let space = three();
     space.run(&["--set", "a.n=2", "a"]).expect(0);
+    std::fs::remove_dir_all(space.path("cache/v1/memos")).unwrap();
     for path in space.bucket("actions") {
         let old = SystemTime::now() - Duration::from_secs(50 * 86_400);
         std::fs::File::open(path).unwrap().set_modified(old).unwrap();

@@ -3,7 +3,7 @@
 //! it reads everything.
 
 use crate::support::space::{Said, Space};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Cached stages of larger pipelines are counted.
@@ -81,6 +81,7 @@ impl Both {
         let stages = ran(&self.part);
         assert_eq!(stages, ran(&self.whole));
         assert_eq!(started(&self.part, &part), started(&self.whole, &whole));
+        assert_eq!(ended(&part), ended(&whole));
         let errors = |space: &Space, said: &Said| space.plain(&said.stderr);
         assert_eq!(errors(&self.part, &part), errors(&self.whole, &whole));
         assert_eq!(self.stored(&self.part), self.stored(&self.whole));
@@ -117,16 +118,29 @@ impl Both {
     }
 }
 
-/// How many stages a run did not look at.
+fn events(said: &Said) -> Vec<serde_json::Value> {
+    said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// How many stages a run did not look at: it tells of their end, and not of how it came to that.
 fn settled(said: &Said) -> Option<u64> {
-    let events = said.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    events.filter(|e| e["event"] == "cached_stages").map(|e| e["stages"].as_u64().unwrap()).next()
+    let events = events(said);
+    let names = |what: &str| -> BTreeSet<String> {
+        events.iter().filter(|e| e["event"] == what).map(|e| e["stage"].to_string()).collect()
+    };
+    let settled = names("ended").difference(&names("state")).count() as u64;
+    (settled > 0).then_some(settled)
+}
+
+/// The final state of each stage, in order of names.
+fn ended(said: &Said) -> BTreeMap<String, String> {
+    let events = events(said).into_iter().filter(|e| e["event"] == "ended");
+    events.map(|e| (e["stage"].to_string(), format!("{} {} {}", e["state"], e["key"], e["error"]["message"]))).collect()
 }
 
 /// What ran and why, in order of names.
 fn started(space: &Space, said: &Said) -> BTreeMap<String, String> {
-    let events = said.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let started = events.filter(|e| e["event"] == "started");
+    let started = events(said).into_iter().filter(|e| e["event"] == "started");
     started.map(|e| (e["stage"].to_string(), space.plain(&format!("{} {}", e["key"], e["reasons"])))).collect()
 }
 
@@ -247,4 +261,7 @@ fn a_damaged_input_is_made_again() {
     both.whole.run(&[]).expect(0);
     assert_eq!(both.stored(&both.part), both.stored(&both.whole));
     both.is_done();
+    // The part that found it is no failed run.
+    let log = both.part.erw(&["log"]).expect(0).stdout;
+    assert!(!log.contains("failed"), "{log}");
 }

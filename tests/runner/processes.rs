@@ -62,6 +62,20 @@ fn a_program_leads_a_session_with_empty_stdin() {
     assert!(space.outputs()["s"].ends_with(" 0\n"));
 }
 
+/// A terminal that cannot move its cursor gets lines.
+#[test]
+fn a_dumb_terminal_gets_lines() {
+    if !has("script") {
+        return;
+    }
+    for term in ["TERM=dumb", "-u TERM", "TERM="] {
+        let space = Space::new(&stage("echo > {outputs.o}", ""));
+        let (status, said) = on_a_terminal(&space, &format!("env {term} {} run p.toml", erw()));
+        assert_eq!(status, 0, "{said}");
+        assert!(said.contains("s: started (never ran)") && said.contains("s: done in "), "{term}: {said}");
+    }
+}
+
 #[test]
 fn a_program_has_no_terminal() {
     if !has("script") {

@@ -48,6 +48,46 @@ fn kept() -> Space {
     space
 }
 
+#[test]
+fn a_file_with_the_name_of_a_pattern_is_meant_instead() {
+    for pattern in ["{a,b}.txt", "[ab].txt"] {
+        let space = Space::new(&format!(
+            "[stages.s]\nkind = \"command\"\nrun = \"cat *.txt > {{outputs.o}}\"\noutputs = {{ o = \"text\" }}\nwatch = [\"{pattern}\"]\n\
+             [stages.t]\nkind = \"command\"\nrun = \"cp {{inputs.x}} {{outputs.o}}\"\ninputs = {{ x = \"s\" }}\noutputs = {{ o = \"text\" }}\n"
+        ));
+        space.write("a.txt", "1\n");
+        space.write("b.txt", "2\n");
+        let agree = || agree(space.command(&["run", "p.toml"]), space.command(&["plan", "p.toml"]));
+        space.run(&[]).expect(0);
+        assert!(agree());
+        space.write(pattern, "3\n");
+        assert!(!agree(), "{pattern}");
+        assert!(agree());
+    }
+}
+
+/// A run that warns is not answered from memory, which would not warn.
+#[test]
+fn warnings_come_in_every_run() {
+    let space = Space::new(
+        "[stages.im]\nkind = \"images\"\nparams = { source = \"set\", resolution = 8, transform = \"none\" }\n\
+         [stages.ho]\nkind = \"images\"\nparams = { source = \"set\", resolution = 16 }\n\
+         [stages.enc]\nkind = \"train-encoder\"\ninputs = { images = \"im\", holdout = \"ho\" }\n\
+         params = { steps = 2, batch = 4, patch_size = 4 }\n",
+    );
+    for class in ["a", "b"] {
+        for i in 0..4u8 {
+            let path = space.path(&format!("set/{class}/{i}.png"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            image::RgbImage::from_pixel(8, 8, image::Rgb([i * 40; 3])).save(path).unwrap();
+        }
+    }
+    for _ in 0..3 {
+        let said = space.run(&[]).expect(0).stderr;
+        assert_eq!(said.matches("warning: ").count(), 1, "{said}");
+    }
+}
+
 fn memos(space: &Space) -> usize {
     std::fs::read_dir(space.path("cache/v1/memos")).map_or(0, Iterator::count)
 }

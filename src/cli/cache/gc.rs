@@ -7,6 +7,7 @@ use erw_base::error::Result;
 use erw_runner::cache::gc::{self, Collection, InUse, RemovalReason, Rules};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;
+use erw_runner::exec::up_to_date;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::pipeline::layers::Overrides;
@@ -64,6 +65,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         older_than: args.older_than,
         max_size: args.max_size,
         checkpoints: args.checkpoints,
+        used: up_to_date::uses(&store)?,
     };
     let sweep = gc::plan(&store, &rules)?;
     if !args.dry_run {

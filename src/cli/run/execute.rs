@@ -8,8 +8,8 @@ use crate::cli::common::print;
 use crate::cli::common::remote_args::warn;
 use crate::cli::common::signals::stop;
 use crate::cli::plan;
-use crate::report::table;
-use erw_base::error::Result;
+use crate::report::{json, table};
+use erw_base::error::{ErrorKind, Result};
 use erw_runner::cache::Cache;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, StageEnd};
@@ -50,12 +50,14 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let locked = (args.locked && !args.flags.detach).then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
+    let warns = !pipeline.warnings.is_empty() || !warnings(&pipeline, &selected).is_empty();
     let executed = execute(&pipeline, selected, Settled::default(), &args.flags, cache, vec![])?;
     let Some(outcome) = executed else { return Ok(()) };
     // Warnings are printed in every run, so such a run is not remembered. Neither is one whose
     // files changed meanwhile: it is unknown which version was read.
-    let question = question.filter(|asked| pipeline.warnings.is_empty() && ask() == Some(*asked));
-    if let (Some(question), None) = (question, &outcome.error) {
+    let question = question.filter(|asked| !warns && ask() == Some(*asked));
+    let is_whole = outcome.error.is_none() && outcome.records.len() == outcome.ends.len();
+    if let Some(question) = question.filter(|_| is_whole) {
         up_to_date::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, 0, &args.flags)?;
@@ -84,14 +86,19 @@ fn in_part(
     registry: Registry,
     (question, ask): (Query, &dyn Fn() -> Option<Query>),
 ) -> Result<bool> {
-    let part = partial.read(&args.pipeline.pipeline, registry, &args.pipeline.overrides());
+    // As in a run with nothing to do, whoever reads events gets one for each stage.
+    let listed = if args.flags.json { Some(Store::open(cache)?) } else { None };
+    let part = partial.read(&args.pipeline.pipeline, registry, &args.pipeline.overrides(), listed.as_ref());
     let Some(Part { pipeline, selected, settled }) = part else { return Ok(false) };
+    let warns = !pipeline.warnings.is_empty() || !warnings(&pipeline, &selected).is_empty();
     let more = settled.count;
     let Some(outcome) = execute(&pipeline, selected, settled, &args.flags, cache, vec![])? else { return Ok(false) };
-    if outcome.lacks_stages {
+    let is_stopped = outcome.error.as_ref().is_some_and(|e| matches!(e.kind, ErrorKind::Signal(_)));
+    if outcome.lacks_stages && !is_stopped {
         return Ok(false);
     }
-    if outcome.error.is_none() && pipeline.warnings.is_empty() && ask() == Some(question) {
+    let is_whole = outcome.error.is_none() && outcome.records.len() == outcome.ends.len();
+    if is_whole && !warns && ask() == Some(question) {
         partial.keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, more, &args.flags)?;
@@ -100,10 +107,11 @@ fn in_part(
 
 /// `more`: stages that are cached and not among these.
 pub(crate) fn show(ends: &[StageEnd], more: usize, flags: &Flags) -> Result<()> {
-    if !flags.json {
-        print(&table::summary(ends, more))?;
-        print_log(ends);
+    if flags.json {
+        return json::written();
     }
+    print(&table::summary(ends, more))?;
+    print_log(ends);
     Ok(())
 }
 

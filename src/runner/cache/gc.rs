@@ -8,12 +8,13 @@
 use super::action_cache::{self, Record};
 use super::inventory::{objects, size};
 use super::key::Key;
-use super::store::{self, KEPT, PLACED, Store};
+use super::store::{self, KEPT, PLACED, Store, USE_SLACK};
 use super::tags;
 use crate::files::digest::Digest;
 use crate::files::disk;
 use erw_base::error::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,8 @@ pub struct Rules {
     pub max_size: Option<u64>,
     /// Also remove checkpoints of unfinished actions and rejected results.
     pub checkpoints: bool,
+    /// Last uses that were noted elsewhere than in the records.
+    pub used: HashMap<Key, SystemTime>,
 }
 
 /// The records that pipelines use.
@@ -78,6 +81,8 @@ pub struct Collection {
     pub bytes: u64,
     /// Work folders that are kept because they have checkpoints of unfinished actions.
     pub resumable: Vec<PathBuf>,
+    /// Last uses of records that stay, to be noted in them.
+    used: Vec<(PathBuf, SystemTime)>,
 }
 
 /// A record with the facts that the rules need.
@@ -101,7 +106,7 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Collection> {
     let tags = tags::all(store)?;
     let tagged_keys: BTreeSet<Key> = tags.iter().flat_map(|(_, t)| t.keys.iter().map(|k| Key::from(*k))).collect();
     let tagged: BTreeSet<Digest> = tags.iter().flat_map(|(_, t)| t.artifacts.iter().copied()).collect();
-    let mut candidates: Vec<Candidate> = records.into_iter().map(|record| candidate(store, record)).collect();
+    let mut candidates: Vec<Candidate> = records.into_iter().map(|record| candidate(store, rules, record)).collect();
     for c in &mut candidates {
         let kept = |k: &InUse| k.keys.contains(&c.key) || k.stages.contains(&c.record.stage);
         c.safe = tagged_keys.contains(&c.key)
@@ -136,6 +141,8 @@ pub fn plan(store: &Store, rules: &Rules) -> Result<Collection> {
     work_dirs(store, &kept, rules.checkpoints, &mut sweep)?;
     sweep.rest = rest(store, &kept)?;
     sweep.bytes += sweep.rest.iter().map(|p| size(p).0).sum::<u64>();
+    let stays = candidates.iter().filter(|c| c.fate.is_none()).filter_map(|c| Some((c.key, *rules.used.get(&c.key)?)));
+    sweep.used = stays.map(|(key, at)| (store.action_file(&key), at)).collect();
     let gone = candidates.iter().filter_map(|c| Some((c, c.fate?)));
     sweep.records = gone
         .map(|(c, why)| Gone { key: c.key, of: format!("{}/{}", c.record.pipeline, c.record.stage), age: c.age, why })
@@ -150,7 +157,12 @@ pub fn carry_out(store: &Store, sweep: &Collection) -> Result<()> {
     let records = sweep.records.iter().map(|g| store.action_file(&g.key)).chain(sweep.damaged.iter().cloned());
     let artifacts = sweep.artifacts.iter().map(|(path, ..)| path.clone());
     // Up-to-date checks depend on records and are recreated by a run; their loss is not worth
-    // reporting.
+    // reporting. When they were used is not lost with them.
+    for (path, at) in &sweep.used {
+        let is_later = |file: &File| file.metadata().and_then(|m| m.modified()).is_ok_and(|noted| noted < *at);
+        // A file of another user keeps its time.
+        let _ = File::open(path).and_then(|file| if is_later(&file) { file.set_modified(*at) } else { Ok(()) });
+    }
     let checks = vec![store.v1("memos")];
     let all = checks
         .into_iter()
@@ -162,11 +174,12 @@ pub fn carry_out(store: &Store, sweep: &Collection) -> Result<()> {
     all.into_iter().try_for_each(remove)
 }
 
-fn candidate(store: &Store, record: Record) -> Candidate {
+fn candidate(store: &Store, rules: &Rules, record: Record) -> Candidate {
     let key = record.key();
-    let used = std::fs::metadata(store.action_file(&key)).and_then(|m| m.modified());
+    let used = std::fs::metadata(store.action_file(&key)).and_then(|m| m.modified()).ok();
+    let used = used.max(rules.used.get(&key).copied());
     // A time in the future means the clock was set back since: just used.
-    let age = used.ok().and_then(|t| SystemTime::now().duration_since(t).ok()).unwrap_or_default();
+    let age = used.and_then(|t| SystemTime::now().duration_since(t).ok()).unwrap_or_default();
     Candidate { record, key, age, fate: None, safe: false }
 }
 
@@ -175,7 +188,7 @@ fn select(rules: &Rules, all: &mut [Candidate], objects: &[(PathBuf, Option<Dige
     for c in all.iter_mut().filter(|c| !c.safe) {
         c.fate = match rules.older_than {
             _ if by_reach_alone => Some(RemovalReason::Unused),
-            Some(limit) if c.age > limit => Some(RemovalReason::Old),
+            Some(limit) if c.age > limit.saturating_add(USE_SLACK) => Some(RemovalReason::Old),
             _ => None,
         };
     }

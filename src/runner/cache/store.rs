@@ -57,7 +57,7 @@
 //! skipped; a stage that must run is refused with the reason. Users of one group share a cache
 //! whose folders are created with umask 002.
 //!
-//! Records name their host. Clocks of hosts are compared only by `gc`, in days. This module does
+//! Records name their host. Clocks of hosts are compared only by `gc`, in hours. This module does
 //! not know the ingredients of an action.
 
 use super::key::Key;
@@ -67,7 +67,7 @@ use crate::files::disk::{
 };
 use crate::files::watched::is_dropping;
 use erw_base::error::{Error, ErrorKind, Result};
-use nix::sys::stat::futimens;
+use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -241,17 +241,14 @@ impl Store {
         Ok((path, file))
     }
 
-    /// Marks a record as used: the mtime of its file is the last use, to the day, for gc. A file of
-    /// another user may keep its time.
+    /// Marks a record as used: the mtime of its file is the last use, to the hour, for gc. More often
+    /// would be a new file to every up-to-date check, which is marked itself when it answers.
     pub fn used(&self, key: &Key) {
-        const DAY: Duration = Duration::from_secs(86_400);
         let path = self.action_file(key);
         let changed = fs::metadata(&path).and_then(|m| m.modified());
-        let fresh = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age < DAY));
-        if !fresh && let Ok(file) = File::open(&path) {
-            // The kernel's current time: only the owner may set any other, not the rest of the
-            // group.
-            let _ = futimens(&file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW);
+        let fresh = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age < USE_SLACK));
+        if !fresh {
+            touch(&path);
         }
     }
 
@@ -404,6 +401,16 @@ impl Store {
 }
 
 const LOCK: &str = "v1/lock";
+
+/// How much later than its mark the last use of a record may be.
+pub const USE_SLACK: Duration = Duration::from_secs(3600);
+
+/// Sets the time of a file to now. A file of another user may keep its time.
+pub fn touch(path: &Path) {
+    // The kernel's current time: only the owner may set any other, not the rest of the group.
+    let (now, follow) = (&TimeSpec::UTIME_NOW, UtimensatFlags::FollowSymlink);
+    let _ = utimensat(nix::fcntl::AT_FDCWD, path, now, now, follow);
+}
 
 fn root(dir: &Path) -> Result<PathBuf> {
     std::path::absolute(dir).map_err(|e| unusable(dir, dir, e))

@@ -94,10 +94,13 @@ pub enum EventKind {
         stage: String,
         state: StageState,
     },
-    /// Another run is executing the same action; its result will be used.
+    /// Another run is executing the same action, or a stage of this run with the same key, `twin`;
+    /// its result will be used.
     Locked {
         stage: String,
         key: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        twin: Option<String>,
     },
     Started {
         stage: String,

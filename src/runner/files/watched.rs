@@ -167,6 +167,7 @@ impl Watched {
     pub fn of_braces(text: &str, base: &Path) -> Option<Result<(PathBuf, Self), String>> {
         let (folder, pattern) = braces::split(text).filter(|_| !base.join(text).exists())?;
         let rule = Rule { glob: Some(pattern.into()), named: true, ..Rule::default() };
+        let folder = if folder.is_empty() { "." } else { folder };
         Some(Self::try_from(rule).map(|watched| (base.join(folder), watched)))
     }
 

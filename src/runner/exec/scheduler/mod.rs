@@ -23,6 +23,8 @@
 
 mod check;
 pub mod message;
+mod needs;
+mod options;
 mod ready_queue;
 mod report;
 mod requests;
@@ -36,7 +38,6 @@ use super::executor::{Executor, ReadyAction};
 use super::launch::Launcher;
 use super::process_exit::MemoryDeaths;
 use super::processes::Workers;
-use super::rank_count::settled;
 use super::resources::{Limits, ResourcePool};
 pub use super::stop_token::StopToken;
 use super::tamper::IntegrityCheck;
@@ -44,13 +45,15 @@ use crate::cache::CacheRef;
 use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
 use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState, WorkerEvent};
-use crate::pipeline::graph::{Pipeline, Resources, RetryPolicy, Stage, StageId};
+use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
 use crate::plan::{self, CacheChecker};
 use check::check_all;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
 use message::{CheckRequest, CheckResult, Early, Later, Message};
+use needs::{Needs, check, need, needs};
+pub use options::{Options, Outcome, Settled};
 use ready_queue::{Priority, ReadyQueue, priority};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -69,48 +72,10 @@ const AT_A_TIME: usize = 32;
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often stop requests, time limits and the load are checked while nothing happens.
 const TICK: Duration = Duration::from_millis(50);
+/// Why stages are skipped that the next run of all will run.
+const ANEW: &str = "all stages are read again";
 /// How often what was stored without waiting is forced to disk.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
-
-pub struct Options {
-    /// In topological order, with everything they need that is not settled.
-    pub selected: Vec<StageId>,
-    pub settled: Settled,
-    /// Run even if cached.
-    pub forced: BTreeSet<StageId>,
-    /// After a failure, continue with independent stages.
-    pub keep_going: bool,
-    /// Signals that end the run and leave alone what can go on without it.
-    pub leave_on: Vec<i32>,
-    pub limits: Limits,
-    /// The largest numbers of ranks of stages that state none; else 1.
-    pub most_ranks: BTreeMap<StageId, usize>,
-    /// Of single stages, where the pipeline states none.
-    pub stage_retry: BTreeMap<StageId, RetryPolicy>,
-    /// For stages of which neither states one.
-    pub retry: RetryPolicy,
-}
-
-/// Stages that are cached and not looked at.
-#[derive(Default)]
-pub struct Settled {
-    /// The outputs of those that selected stages need.
-    pub known: Vec<(StageId, Record)>,
-    /// How many there are; not all need be in the pipeline.
-    pub count: usize,
-}
-
-/// The result of a run.
-#[derive(Debug)]
-pub struct Outcome {
-    pub ends: Vec<StageEnd>,
-    /// Outputs of the stages that are cached or done.
-    pub records: Vec<(StageId, Record)>,
-    pub error: Option<Error>,
-    /// An artifact of a known stage was damaged, so its stage must run too, which is not among the
-    /// selected.
-    pub lacks_stages: bool,
-}
 
 /// Runs the selected stages. An `Err` means that nothing was started.
 pub fn run(
@@ -152,37 +117,6 @@ pub fn run(
         }
         Ok(scheduler.run(scope, &told, &ready_actions))
     })
-}
-
-/// What the stages request that can share their work, with their numbers of ranks.
-type Needs = BTreeMap<StageId, Resources>;
-
-fn needs(pipeline: &Pipeline, options: &Options) -> Result<Needs> {
-    let mut needs = Needs::new();
-    for id in &options.selected {
-        let settled = settled(&pipeline.stages[id.0], options.most_ranks.get(id).copied(), &options.limits)?;
-        needs.extend(settled.map(|need| (*id, need)));
-    }
-    Ok(needs)
-}
-
-/// What a stage requests.
-fn need<'n>(needs: &'n Needs, pipeline: &'n Pipeline, id: StageId) -> &'n Resources {
-    needs.get(&id).unwrap_or(&pipeline.stages[id.0].resources)
-}
-
-/// Refuses now what is known to fail later, possibly after days of work.
-fn check(pipeline: &Pipeline, needs: &Needs, launcher: &dyn Launcher, options: &Options) -> Result<ResourcePool> {
-    let stages = || options.selected.iter().map(|id| (&pipeline.stages[id.0], need(needs, pipeline, *id)));
-    let pool = ResourcePool::new(options.limits.clone(), stages().map(|(s, need)| (s.name.as_str(), need)));
-    let missing = plan::all_missing(stages().map(|(stage, _)| stage));
-    launcher.check(&stages().collect::<Vec<_>>(), &options.limits)?;
-    match plan::missing_error(&missing).filter(|_| !options.keep_going) {
-        // Report both at once: after fetching the files, the user would only learn that the
-        // resources do not suffice.
-        Some(error) => Err(error.maybe_hint(pool.err().map(|e| [vec![e.message], e.hints].concat().join("; ")))),
-        None => pool,
-    }
 }
 
 /// The progress of one stage.
@@ -241,8 +175,9 @@ struct Scheduler<'a> {
     /// Messages to the checkers without an answer.
     asked: usize,
     has_failed: bool,
-    /// Number of settled stages.
+    /// Number of settled stages, and those to be reported.
     settled: usize,
+    settled_ends: Vec<StageEnd>,
     lacks_stages: bool,
     began: Instant,
     synced: Instant,
@@ -306,6 +241,7 @@ impl<'a> Scheduler<'a> {
             asked: 0,
             has_failed: false,
             settled: options.settled.count,
+            settled_ends: options.settled.ends,
             lacks_stages: false,
             began: now,
             synced: now,
@@ -334,8 +270,11 @@ impl<'a> Scheduler<'a> {
             jobs: self.limits.jobs,
             threads: self.limits.threads,
         });
-        if self.settled > 0 {
+        let listed = std::mem::take(&mut self.settled_ends);
+        if listed.len() < self.settled {
             self.say(EventKind::CachedStages { stages: self.settled });
+        } else {
+            listed.into_iter().for_each(|end| self.say(EventKind::Ended(Box::new(end))));
         }
         for i in 0..self.selected.len() {
             self.set(self.selected[i], StageState::Waiting);
@@ -348,6 +287,8 @@ impl<'a> Scheduler<'a> {
             self.requeue_due();
             self.check_ready();
             self.start_ready(scope, ready_actions);
+            // What was about to start may have been finished by others, so that more is ready.
+            self.check_ready();
             self.sync_to_disk(scope);
             let idle = self.checking.is_empty() && self.running.is_empty();
             let idle = idle && self.locked.is_empty() && self.retries.is_empty() && self.queue.is_empty();
@@ -393,7 +334,7 @@ impl<'a> Scheduler<'a> {
 
     /// Nothing new may start.
     fn is_closing(&self) -> bool {
-        self.stops_handled > 0 || (!self.keep_going && self.has_failed)
+        self.stops_handled > 0 || self.lacks_stages || (!self.keep_going && self.has_failed)
     }
 
     fn handle_stop(&mut self) {
@@ -543,10 +484,20 @@ impl<'a> Scheduler<'a> {
     /// Settles stages that never started and summarises the run.
     fn finish(mut self) -> Outcome {
         let signal = self.stop.signal();
+        let mut forgotten = None;
         for i in 0..self.selected.len() {
             let id = self.selected[i];
             if !self.state(id).is_settled() {
-                let why = if signal.is_some() { "the run was stopped" } else { "another stage failed" };
+                let why = match signal {
+                    Some(_) => "the run was stopped",
+                    None if self.has_failed => "another stage failed",
+                    None if self.lacks_stages => ANEW,
+                    // Never without a word: what is not reported now would count as done.
+                    None => {
+                        forgotten.get_or_insert(id);
+                        "it was forgotten"
+                    }
+                };
                 self.set_skipped(id, why.into());
             }
         }
@@ -558,7 +509,8 @@ impl<'a> Scheduler<'a> {
             self.say(EventKind::Warning { text: e.to_string() });
         }
         let ends: Vec<StageEnd> = (0..self.selected.len()).map(|i| self.last_end(self.selected[i])).collect();
-        let error = summarise(&ends, signal);
+        let forgotten = forgotten.map(|id| Error::internal(&format!("stage `{}` was forgotten", self.stage(id).name)));
+        let error = summarise(&ends, signal).or(forgotten);
         let exit = error.as_ref().map_or(0, Error::exit_code);
         self.say(EventKind::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
         let mut record = |id: &StageId| Some((*id, self.stages[id.0].record.take()?));

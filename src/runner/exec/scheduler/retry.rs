@@ -95,8 +95,10 @@ impl Scheduler<'_> {
                 drop(ready);
                 if let Some(maker) = makers.iter().find(|maker| !self.is_selected(**maker)) {
                     self.lacks_stages = true;
-                    let message = format!("the artifact of `{}` is damaged", self.stage(*maker).name);
-                    return self.fail(id, Failure { message, ..Failure::default() });
+                    let maker = self.stage(*maker).name.clone();
+                    let text = format!("the artifact of `{maker}` is damaged; all stages are read again");
+                    self.say(EventKind::Warning { text });
+                    return self.skip(id, format!("the artifact of `{maker}` is damaged"));
                 }
                 for maker in makers {
                     // It may be running again already; then its result is awaited.

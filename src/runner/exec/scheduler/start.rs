@@ -21,9 +21,9 @@ use std::time::Instant;
 enum Claim {
     /// Its lock is held.
     Held,
-    /// Another run holds it.
+    /// Another run holds it, or another stage of this run with the same key.
     Locked,
-    /// Another run finished it meanwhile.
+    /// One of these finished it meanwhile.
     Cached(Box<Record>),
 }
 
@@ -117,7 +117,9 @@ impl<'a> Scheduler<'a> {
         self.stages[id.0].key = request.keyed.as_ref().map(|keyed| keyed.action.key);
         let is_new = !std::mem::replace(&mut self.stages[id.0].told_of_lock, true);
         if let Some(key) = self.stages[id.0].key.filter(|_| is_new) {
-            self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string() });
+            let is_twin = |other: &&StageId| self.stages[other.0].key == Some(key);
+            let twin = self.running.iter().find(is_twin).map(|twin| self.stage(*twin).name.clone());
+            self.say(EventKind::Locked { stage: self.stage(id).name.clone(), key: key.to_string(), twin });
         }
         self.locked.insert(id, Later { due: Instant::now() + LOCK_INTERVAL, what: request });
     }

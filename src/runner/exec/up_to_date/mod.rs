@@ -31,16 +31,18 @@ mod stored;
 
 use super::resources::Limits;
 use crate::cache::action_cache::{Record, Stamp};
+use crate::cache::key::Key;
 use crate::cache::sources::Files;
-use crate::cache::store::{Presence, Store};
+use crate::cache::store::{self, Presence, Store};
 use crate::event::{Event, EventKind, LISTED, Listener, StageEnd};
 use crate::files::digest::{Digest, Measured};
-use crate::files::disk::{Durability, write_file};
+use crate::files::disk::{self, Durability, write_file};
 use crate::files::watched::Watched;
 use crate::kind::Registry;
 use crate::pipeline::graph::{Pipeline, SourcePath, Stage, StageId};
 use crate::pipeline::layers::Overrides;
 use crate::pipeline::sections::Sections;
+use erw_base::error::Result;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 pub use partial::{Part, Partial};
@@ -52,7 +54,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use stored::{Check, Ended, Head, Node, Parts, Source, Stored};
 
-/// After this long the run is planned normally once, which marks the records as used.
+/// After this long the run is planned normally once, so that nothing is believed for ever.
 const GOOD_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// The digest of everything that identifies the request.
@@ -179,9 +181,10 @@ fn seconds_since_1970() -> Option<u64> {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|d| d.as_secs())
 }
 
-/// What still holds of the stored answer.
+/// What still holds of the stored answer. Marks it as used: its records are not marked one by one.
 pub fn recall(store: &Store, query: Query) -> Option<Recalled> {
-    let stored = Stored::of(std::fs::read(query.file(store)).ok()?)?;
+    let file = query.file(store);
+    let stored = Stored::of(std::fs::read(&file).ok()?)?;
     let age = seconds_since_1970()?.checked_sub(stored.head.planned)?;
     (age < GOOD_FOR.as_secs()).then_some(())?;
     let unread = |(path, real, digest): &(PathBuf, PathBuf, Digest)| {
@@ -192,9 +195,25 @@ pub fn recall(store: &Store, query: Query) -> Option<Recalled> {
     let checks = stored.checks()?;
     let in_place = in_place(store, &checks)?;
     if is_read && sources.iter().chain(&in_place).all(|holds| *holds) {
+        store::touch(&file);
         return Some(Recalled::All(StoredAnswer(stored)));
     }
     Partial::of(stored, checks, &sources, &in_place).map(Recalled::Most)
+}
+
+/// When each record was last used by a stored answer.
+pub fn uses(store: &Store) -> Result<HashMap<Key, SystemTime>> {
+    let mut uses = HashMap::new();
+    for path in disk::list(&store.v1("memos"))? {
+        let used = std::fs::metadata(&path).and_then(|m| m.modified());
+        let checks = std::fs::read(&path).ok().and_then(Stored::of).and_then(|stored| stored.checks());
+        let (Ok(used), Some(checks)) = (used, checks) else { continue };
+        for check in checks {
+            let last = uses.entry(Key::from(check.key)).or_insert(used);
+            *last = used.max(*last);
+        }
+    }
+    Ok(uses)
 }
 
 fn led((path, digest): &(PathBuf, Digest)) -> Option<(PathBuf, PathBuf, Digest)> {
@@ -206,6 +225,11 @@ fn unchanged(store: &Store, sources: &[Source]) -> Vec<bool> {
     let files = Files::default();
     let is_same = |(path, rule, digest): &Source| {
         let Ok(watched) = rule.clone().map(Watched::try_from).transpose() else { return false };
+        // A file with the name of the pattern would be meant instead.
+        let literal = watched.as_ref().and_then(Watched::glob).map(|glob| path.join(glob));
+        if literal.is_some_and(|literal| literal.symlink_metadata().is_ok()) {
+            return false;
+        }
         files.digest_at(store, path, watched.as_ref()).is_ok_and(|now| now.measured.digest == *digest)
     };
     sources.par_iter().with_min_len(64).map(is_same).collect()
@@ -268,6 +292,6 @@ impl StoredAnswer {
     }
 
     fn ends(&self, store: &Store) -> Vec<StageEnd> {
-        self.0.ends().filter_map(|line| Some(serde_json::from_slice::<Ended>(line).ok()?.end(store))).collect()
+        self.0.ends().filter_map(|line| Ended::of(line, store)).collect()
     }
 }

@@ -96,7 +96,8 @@ impl Partial {
     }
 
     /// The part of the pipeline `path` that has to be planned; `None` if it cannot be read alone.
-    pub fn read(&self, path: &Path, registry: Registry, overrides: &Overrides) -> Option<Part> {
+    /// `listed`: its other stages are to be reported one by one.
+    pub fn read(&self, path: &Path, registry: Registry, overrides: &Overrides, listed: Option<&Store>) -> Option<Part> {
         let nodes = self.stored.nodes()?;
         let feeding = || (0..nodes.len()).filter(|i| self.roles[*i] == Role::Feeds);
         let outputs = |i: usize| nodes[i].outputs.iter().map(|(name, ty)| (name.to_string(), ty.to_string())).collect();
@@ -116,7 +117,11 @@ impl Partial {
             }
         }
         let is_all = selected.len() + known.len() == is_read.len();
-        let settled = Settled { known, count: nodes.len() - selected.len() };
+        let ends = listed.map_or_else(Vec::new, |store| {
+            let ends = self.stored.ends().zip(&self.roles).filter(|(_, role)| **role != Role::Read);
+            ends.filter_map(|(line, _)| Ended::of(line, store)).collect()
+        });
+        let settled = Settled { known, count: nodes.len() - selected.len(), ends };
         is_all.then_some(Part { pipeline, selected, settled })
     }
 

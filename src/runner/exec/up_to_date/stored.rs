@@ -252,7 +252,12 @@ impl Ended {
         Some(line)
     }
 
-    pub fn end(&self, store: &Store) -> StageEnd {
+    /// Of a line; `None` if it is of another version.
+    pub fn of(line: &[u8], store: &Store) -> Option<StageEnd> {
+        serde_json::from_slice::<Self>(line).ok().map(|ended| ended.end(store))
+    }
+
+    fn end(&self, store: &Store) -> StageEnd {
         let path = |s: &Shown| Some(store.object(&self.outputs.get(&s.output)?.measured.digest).join(&s.file));
         StageEnd {
             stage: self.name.clone(),
