@@ -120,6 +120,74 @@ fn damaged_batches_are_named() -> Result<()> {
     Ok(())
 }
 
+/// The batch with another text in the place of one.
+fn with(batch: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = batch.windows(from.len()).position(|part| part == from).unwrap();
+    [&batch[..at], to, &batch[at + from.len()..]].concat()
+}
+
+#[test]
+fn batches_of_other_programs_are_read_or_named() -> Result<()> {
+    let images = [(10, 1), (20, 0)];
+    let plain = pickled(&images);
+    let int = |n: usize| [&[b'J'][..], &(n as u32).to_le_bytes()].concat();
+    let stated = [int(2), int(3 * PLANE), b"\x86".to_vec()].concat();
+    let tuple =
+        |sides: &[usize]| [&b"("[..], &sides.iter().flat_map(|side| int(*side)).collect::<Vec<_>>(), b"t"].concat();
+    let of = |bytes: Vec<u8>| {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &[("test_batch", bytes)]);
+        let set = ImageListing::open(dir.path(), None, None)?;
+        (0..set.len()).map(|i| Ok((set.load(i, &AS_IS)?.0.data, set.label(i)))).collect::<Result<Vec<_>>>()
+    };
+    let expected = of(plain.clone())?;
+    assert_eq!((expected.len(), expected[0].1), (2, 1));
+    assert_eq!(of(with(&plain, &stated, &tuple(&[2, 3, 32, 32])))?, expected);
+    // Keys as bytes.
+    let keys = with(&with(&plain, b"U\x06labels", b"C\x06labels"), b"U\x04data", b"C\x04data");
+    assert_eq!(of(keys)?, expected);
+    // Protocol 5: an array of a buffer.
+    let pixels: Vec<u8> = images.iter().flat_map(|(n, _)| planes(*n)).collect();
+    let buffer = [&[0x96][..], &(pixels.len() as u64).to_le_bytes(), &pixels].concat();
+    let dtype = b"cnumpy\ndtype\n(U\x02u1K\0K\x01tR".to_vec();
+    let array = |order: &[u8]| {
+        let call = b"cnumpy._core.numeric\n_frombuffer\n(".to_vec();
+        [call, buffer.clone(), dtype.clone(), stated.clone(), b"U\x01".to_vec(), order.to_vec(), b"tR".to_vec()]
+            .concat()
+    };
+    let batch = |order: &[u8]| {
+        let labels = b"U\x06labels](K\x01K\0e".to_vec();
+        [b"\x80\x05}(".to_vec(), labels, b"U\x04data".to_vec(), array(order), b"u.".to_vec()].concat()
+    };
+    assert_eq!(of(batch(b"C"))?, expected);
+    // What would be read as other pixels.
+    assert!(error(of(batch(b"F"))).contains("its `data` is stored in Fortran's order"));
+    let flagged = with(
+        &plain,
+        &[&stated[..], b"cnumpy\ndtype\n(U\x02u1K\0K\x01tR\x89"].concat(),
+        &[&stated[..], b"cnumpy\ndtype\n(U\x02u1K\0K\x01tR\x88"].concat(),
+    );
+    assert!(error(of(flagged)).contains("its `data` is stored in Fortran's order"));
+    let said = error(of(with(&plain, &stated, &tuple(&[2, 32, 32, 3]))));
+    assert!(said.contains("its `data` has the shape [2, 32, 32, 3]; it must have rows of 3072 bytes"), "{said}");
+    assert!(
+        error(of(b"\x80\x02](K\x01e.".to_vec())).contains("test_batch: not a CIFAR-10 batch: it holds no dictionary")
+    );
+    Ok(())
+}
+
+#[test]
+fn batches_that_are_not_there_are_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let put = |i: u8| write(dir.path(), &[(&format!("data_batch_{i}.bin"), binary(&[(i, 0)]))]);
+    (1..5).for_each(put);
+    let said = ImageListing::open(dir.path(), None, None)?.warnings().join("\n");
+    assert!(said.contains("holds 4 of the 5 batches of CIFAR-10; data_batch_5 is missing"), "{said}");
+    put(5);
+    assert_eq!(ImageListing::open(dir.path(), None, None)?.warnings(), [""; 0]);
+    Ok(())
+}
+
 /// Whatever byte is changed, the answer is images or an error.
 #[test]
 fn changed_pickles_do_not_panic() {

@@ -236,6 +236,66 @@ fn braces_name_the_shards_of_a_set() -> Result<()> {
 }
 
 #[test]
+fn shards_that_names_promise_must_all_be_there() -> Result<()> {
+    let dir = TempDir::new().unwrap();
+    let shard = |i: u8| tarred(&[(&format!("{i}.png")[..], png(i)), (&format!("{i}.cls")[..], vec![b'0' + i % 2])]);
+    let set = |name: &str, shards: &[&str]| {
+        let put = |(i, shard_name): (usize, &&str)| {
+            drop(write(&dir.path().join(format!("{name}/{shard_name}.tar")), &shard(i as u8)));
+        };
+        shards.iter().enumerate().for_each(put);
+        dir.path().join(name)
+    };
+    let absent = set("absent", &["train-00000-of-00003", "train-00002-of-00003"]);
+    let said = error(open(&absent));
+    assert!(said.contains("absent: train-00001-of-00003.tar is missing") && said.contains("download"), "{said}");
+    // What is there can be named.
+    assert_eq!(open(&absent.join("train-{00000,00002}-of-00003.tar"))?.len(), 2);
+    assert_eq!(open(&absent.join("train-00002-of-00003.tar"))?.len(), 1);
+    let from_one = set("from one", &["x-1-of-3", "x-2-of-3", "x-3-of-3"]);
+    assert_eq!(open(&from_one)?.len(), 3);
+    let more = set("more", &["x-0-of-2", "x-1-of-2", "x-2-of-2"]);
+    assert!(error(open(&more)).contains("x-2-of-2.tar is number 2 of 2"));
+    let mixed = set("mixed", &["x-0-of-2", "x-0-of-3", "x-1-of-2"]);
+    let said = error(open(&mixed));
+    assert!(said.contains("x-0-of-2.tar is one of 2 files and x-0-of-3.tar one of 3"), "{said}");
+    // Of another part, nothing is asked.
+    let parts = set("parts", &["train-0-of-2", "train-1-of-2", "val-0-of-2"]);
+    assert_eq!(ImageListing::open(&parts, Some("train"), None)?.len(), 2);
+    assert!(error(ImageListing::open(&parts, Some("val"), None)).contains("val-1-of-2.tar is missing"));
+    // A name without end costs nothing.
+    let endless = set("endless", &["x-0-of-18446744073709551615"]);
+    assert!(
+        error(open(&endless)).contains("x-3-of-18446744073709551615.tar and 18446744073709551611 more are missing")
+    );
+    let text = error(open(&from_one.join("x-{1,1,2}-of-3.tar")));
+    assert!(text.contains("its braces name ") && text.contains("x-1-of-3.tar twice"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn labels_that_take_the_place_of_folders_are_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let json = |label: i64| format!("{{\"label\": {label}}}").into_bytes();
+    let files = [("cat/0.png", png(0)), ("cat/0.json", json(7)), ("dog/1.png", png(1)), ("dog/1.json", json(7))];
+    let set = open(&write(&dir.path().join("x.tar"), &tarred(&files)))?;
+    assert_eq!(greys(&set), [(0, 7), (1, 7)]);
+    let said = set.warnings().join("\n");
+    let expected = "labels are those of its .json files, and not its folders `cat`, `dog`; set `classes = \"folders\"`";
+    assert!(said.contains(expected), "{said}");
+    let folders = ImageListing::open_as(&dir.path().join("x.tar"), None, None, Classes::Folders)?;
+    assert_eq!(folders.classes(), ["cat", "dog"]);
+    // Shards are no classes.
+    let root = shards(&dir, "shards", &[("s-0.tar", &[("0.png", png(0)), ("0.cls", b"1".to_vec())])]);
+    assert_eq!(open(&root)?.warnings(), [""; 0]);
+    // Names that are no sample's, but look so.
+    let dotted = [("img.v0.png", png(0)), ("img.v0.cls", b"1".to_vec())];
+    let said = open(&write(&dir.path().join("dotted.tar"), &tarred(&dotted)))?.warnings().join("\n");
+    assert!(said.contains("1 .cls beside them may hold their classes") && said.contains("first dot"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn a_webdataset_has_the_labels_of_its_samples() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let cls = |label: i64| format!("{label}\n").into_bytes();
@@ -372,6 +432,29 @@ fn a_table_beside_the_images_has_their_labels() -> Result<()> {
     assert!(error(ImageListing::open(&roots[0], None, Some(&gzip))).contains("labels.gz: not a CSV file of labels"));
     write(&dir.path().join("val/dataset.json"), b"{\"labels\": null}");
     assert!(error(ImageListing::open(&roots[0], None, Some(&labels))).contains("dataset.json; omit `labels`"));
+    Ok(())
+}
+
+#[test]
+fn a_first_row_that_is_no_header_is_not_dropped() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for i in 0..3u8 {
+        write(&dir.path().join(format!("val/{i}.png")), &png(i));
+    }
+    let of = |text: &str| {
+        let labels = write(&dir.path().join("labels.csv"), text.as_bytes());
+        ImageListing::open(&dir.path().join("val"), None, Some(&labels))
+    };
+    for text in ["9,cat\n0,cat\n1,dog\n2,cat\n", "9,1\n0,0\n1,1\n2,2\n", "9,7\n0,0\n1,1\n2,2\n"] {
+        let said = error(of(text));
+        assert!(said.contains("labels.csv:1: `9` is not in ") && said.contains("is no name of a column"), "{said}");
+        assert!(said.contains("give as `labels` a CSV with a row for each image"), "{said}");
+    }
+    let said = of("a,b\n0,cat\n1,dog\n2,cat\n")?.warnings().join("\n");
+    assert!(said.contains("the first row, `a` and `b`, is taken for the names of the columns"), "{said}");
+    for text in ["file,b\n0,cat\n1,dog\n2,cat\n", "a,class\n0,1\n1,0\n2,1\n", "0,cat\n1,dog\n2,cat\n"] {
+        assert_eq!(of(text)?.warnings(), [""; 0], "{text}");
+    }
     Ok(())
 }
 

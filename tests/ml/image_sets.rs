@@ -219,6 +219,94 @@ fn a_layout_that_loses_labels_is_refused_with_a_suggestion() {
 }
 
 #[test]
+fn splits_are_refused_whatever_else_is_in_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let splits: [(&[&str], &str); 3] = [
+        (&["seg_train/cat/0.png", "seg_train/dog/1.png", "seg_test/cat/2.png"], "seg_train"),
+        (&["my_test_set/0.png", "my_train_set/1.png"], "my_train_set"),
+        (&["train_hq/0.png", "val_hq/1.png"], "train_hq"),
+    ];
+    for (names, meant) in splits {
+        let root = folder(&dir.path().join(meant), names);
+        let said = error(open(&root));
+        assert!(said.message.contains("look like parts of a data set, not like classes"), "{said:?}");
+        let wanted = format!("set `source = \"{}\"` to use", root.join(meant).display());
+        assert!(said.causes[0].starts_with(&wanted), "{said:?}");
+    }
+    // Splits within classes, and beside masks as MVTec has them.
+    for (i, names) in [
+        &["cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png"][..],
+        &["nut/train/good/0.png", "nut/test/cut/1.png", "nut/ground_truth/cut/2.png", "pill/train/good/3.png"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let root = folder(&dir.path().join(i.to_string()), names);
+        let said = error(open(&root));
+        assert!(said.message.contains("hold what look like parts of a data set, `train`, `test`"), "{said:?}");
+        assert!(said.causes[0].contains("put the parts above the classes"), "{said:?}");
+        assert_eq!(ImageListing::open_as(&root, None, None, Classes::Folders).unwrap().classes().len(), 2);
+    }
+    let stations = open(&folder(&dir.path().join("s"), &["train_station/0.png", "test_tube/1.png"])).unwrap();
+    assert_eq!(stations.classes(), ["test_tube", "train_station"]);
+}
+
+#[test]
+fn masks_beside_their_images_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["a/0.png", "a/0_mask.png", "a/1.png", "a/1_mask.png", "b/2.png"];
+    let set = open(&folder(&dir.path().join("set"), &names)).unwrap();
+    let said = set.warnings().join("\n");
+    assert!(said.contains("2 images seem to be masks, such as `a/0_mask.png` of `a/0`"), "{said}");
+    let plain = open(&folder(&dir.path().join("plain"), &["a/0.png", "gas_mask/1.png", "b/gas_mask.png"])).unwrap();
+    assert_eq!(plain.warnings(), [""; 0]);
+}
+
+#[test]
+fn files_that_may_hold_the_labels_of_one_class_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &str); 5] = [
+        (&["0.png", "1.png", "metadata.csv"], "1 .csv beside them may hold their classes; `labels` names the file"),
+        (&["train/0.png", "train/metadata.jsonl"], "1 .jsonl beside them"),
+        (&["0.png", "0.cls", "1.png", "1.cls"], "2 .cls beside them"),
+        (&["0.png", "0.json", "1.png", "1.json"], "2 .json beside them"),
+        (&["img.v0.png", "img.v0.cls"], "1 .cls beside them"),
+    ];
+    for (i, (names, expected)) in cases.into_iter().enumerate() {
+        let root = folder(&dir.path().join(i.to_string()), names);
+        let zip = archive(&dir.path().join(format!("{i}.zip")), names);
+        for root in [root, zip] {
+            let said = open(&root).unwrap().warnings().join("\n");
+            assert!(said.contains("all images are of one class") && said.contains(expected), "{names:?}: {said}");
+            assert!(said.contains("`labels` names"), "{names:?}: {said}");
+            let one = ImageListing::open_as(&root, None, None, Classes::One).unwrap();
+            assert_eq!(one.warnings(), [""; 0], "whoever says so is not told");
+        }
+    }
+    // Notes of another kind, and labels that are there.
+    for names in [&["0.png", "1.png", "info.json"][..], &["cat/0.png", "dog/1.png", "list.csv"], &["0.png", "0.txt"]] {
+        let set = open(&folder(&dir.path().join(names.join("+").replace('/', "-")), names)).unwrap();
+        assert_eq!(set.warnings(), [""; 0], "{names:?}");
+    }
+}
+
+#[test]
+fn what_may_hold_images_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["cat/0.png", "dog/1.png", "more.tar.gz", "old.zip", "cat/a.jpg_large", "dog/b.jpg?x=1", "dog/c.png~"];
+    let set = open(&folder(&dir.path().join("set"), &names)).unwrap();
+    let said = set.warnings().join("\n");
+    assert!(said.contains("left out though they may hold images: 1 .zip; ZIP files inside a folder"), "{said}");
+    assert!(said.contains("left out though they may hold images: 1 .gz; unpack compressed files first"), "{said}");
+    assert!(said.contains("names are like those of images: 1 .jpg?x=1, 1 .jpg_large; rename them"), "{said}");
+    let zip = archive(&dir.path().join("x.zip"), &["cat/0.png", "dog/1.png", "dog/inner.zip"]);
+    let said = open(&zip).unwrap().warnings().join("\n");
+    assert!(said.contains("may hold images: 1 .zip"), "{said}");
+    let plain = open(&folder(&dir.path().join("plain"), &["cat/0.png", "dog/1.png", "readme.md", "x.npy"])).unwrap();
+    assert_eq!(plain.warnings(), [""; 0]);
+}
+
+#[test]
 fn a_prepared_set_one_folder_down_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for around in ["images", "prepared256"] {

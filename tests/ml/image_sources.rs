@@ -4,6 +4,7 @@
 use crate::support::grey_images::{error, open};
 use candle_core::{Device, Result, Tensor};
 use erw::ml::data::decode::decode;
+use erw::ml::data::decode::extras::Extras;
 use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::rgb::Rgb;
 use erw::ml::data::source::classes::parse_list;
@@ -258,6 +259,20 @@ fn damaged_and_hostile_archives_are_named() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn joined_zips_are_refused() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("set.zip");
+    let of = |name: &str, n: u8| zipped(&[(name, png(n))], CompressionMethod::Stored);
+    fs::write(&path, [of("cat/0.png", 0), of("dog/1.png", 1)].concat())?;
+    let said = error(open(&path));
+    assert!(said.contains("another ZIP lies before its entries, as if archives had been joined"), "{said}");
+    assert!(said.contains("name one of the archives"), "{said}");
+    fs::write(&path, of("cat/0.png", 0))?;
+    assert_eq!(contents(&open(&path)?), [(0, 0)]);
+    Ok(())
+}
+
 /// An IDX file of these sizes.
 fn idx(sizes: &[u32], data: &[u8]) -> Vec<u8> {
     let sizes_be = sizes.iter().flat_map(|s| s.to_be_bytes());
@@ -318,6 +333,23 @@ fn idx_pairs_are_found_by_name_and_padded() -> Result<()> {
     let tree = folder(&dir, &tree());
     assert!(error(ImageListing::open(&tree, Some("train"), None)).contains("which has no `part`"));
     assert!(error(ImageListing::open(&tree, None, Some(&its))).contains("not a CSV file of labels"));
+    Ok(())
+}
+
+#[test]
+fn images_beside_idx_files_are_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let root = folder(&dir, &tree());
+    let [images, labels] = three();
+    fs::write(root.join("train-images-idx3-ubyte"), &images)?;
+    fs::write(root.join("train-labels-idx1-ubyte"), &labels)?;
+    let set = open(&root)?;
+    let said = set.warnings().join("\n");
+    assert!(
+        said.contains("its IDX files are the set, and 3 images beside them are not part of it: cat/0.png"),
+        "{said}"
+    );
+    assert_eq!(set.len(), 3);
     Ok(())
 }
 
@@ -398,6 +430,31 @@ fn every_format_is_read_as_pillow_reads_it() -> Result<()> {
         assert_eq!(off(&image, pixels)?, Some(0), "{name}");
     }
     assert_eq!(golden.len(), 39);
+    Ok(())
+}
+
+#[test]
+fn orientation_and_transparency_are_told_from_headers() -> Result<()> {
+    let of = |name: &str| -> Result<(bool, bool)> {
+        let Extras { turned, alpha } = Extras::of(&fs::read(fixtures().join(name))?);
+        Ok((turned, alpha))
+    };
+    for name in ["turned-2.jpg", "turned-6.jpg", "turned-8.jpg", "turned-6.png", "turned-6.webp"] {
+        assert_eq!(of(name)?, (true, false), "{name}");
+    }
+    for name in ["turned-1.jpg", "full.jpg", "progressive.jpg", "rgb16.png", "palette.png", "lossy.webp", "full.bmp"] {
+        assert_eq!(of(name)?, (false, false), "{name}");
+    }
+    for name in ["alpha.png", "grey-alpha.png", "palette-clear.png"] {
+        assert_eq!(of(name)?, (false, true), "{name}");
+    }
+    // Whatever is cut off, there is an answer.
+    for name in ["turned-6.jpg", "turned-6.png", "turned-6.webp", "palette-clear.png", "lossless.webp"] {
+        let whole = fs::read(fixtures().join(name))?;
+        for end in 0..whole.len() {
+            let _ = Extras::of(&whole[..end]);
+        }
+    }
     Ok(())
 }
 

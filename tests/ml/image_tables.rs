@@ -151,6 +151,78 @@ fn tables_of_another_shape_are_refused_with_what_they_hold() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn tables_that_names_promise_must_all_be_there_once() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let one = table(SCHEMA, Some(FEATURES), &[&[row(1, 0)]]);
+    let set = |name: &str, files: &[&str]| {
+        files.iter().for_each(|file| drop(write(&dir.path().join(name).join(format!("{file}.parquet")), &one)));
+        dir.path().join(name)
+    };
+    let absent = set("absent", &["data/train-00000-of-00003", "data/train-00002-of-00003"]);
+    let said = error(open(&absent));
+    assert!(said.contains("absent: data/train-00001-of-00003.parquet is missing"), "{said}");
+    assert_eq!(open(&absent.join("data/train-{00000,00002}-of-00003.parquet"))?.len(), 2);
+    let twice = set("twice", &["train-00000-of-00001", "train-00000-of-00001-a09b74b3ef9c3b56"]);
+    let said = error(open(&twice));
+    assert!(said.contains("train-00000-of-00001.parquet are both number 0 of 1"), "{said}");
+    assert!(said.contains("keep one of them"), "{said}");
+    // Of a part that is not chosen, nothing is asked.
+    let parts = set("parts", &["train-00000-of-00001", "test-00001-of-00002"]);
+    assert_eq!(ImageListing::open(&parts, Some("train"), None)?.len(), 1);
+    assert!(error(ImageListing::open(&parts, Some("test"), None)).contains("test-00000-of-00002.parquet is missing"));
+    Ok(())
+}
+
+#[test]
+fn the_column_of_labels_is_found_by_its_usual_names_and_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("x.parquet");
+    let of = |schema: &str, features: Option<&str>| {
+        open(&write(&path, &table(schema, features, &[&[row(1, 1), row(2, 0)]])))
+    };
+    for name in ["label", "labels", "class", "target", "category", "Label", "fine_label", "class_id"] {
+        let set = of(&SCHEMA.replace("int64 label", &format!("int64 {name}")), None)?;
+        assert_eq!(greys(&set), [(1, 1), (2, 0)], "{name}");
+        assert_eq!(set.remarks(), [format!("labels: column `{name}`")]);
+        assert_eq!(set.warnings(), [""; 0]);
+    }
+    // The usual one comes before the others, what cannot be one is none, and several are unclear.
+    let with = |more: &str| SCHEMA.replace("optional int64 label;", more);
+    let set = of(&with("optional int64 class; optional int64 label;"), None)?;
+    assert_eq!(set.remarks(), ["labels: column `label`"]);
+    let set = of(&with("optional double target; optional int64 class;"), None)?;
+    assert_eq!(set.remarks(), ["labels: column `class`"]);
+    let several = with("optional int64 class; optional int64 target;");
+    let said = error(of(&several, None));
+    assert!(said.contains("x.parquet: several columns may hold labels: class, target; rename the one"), "{said}");
+    assert!(said.contains("set `classes = \"one\"`"), "{said}");
+    assert_eq!(ImageListing::open_as(&path, None, None, Classes::One)?.classes(), [""]);
+    let set = of(&SCHEMA.replace("int64 label", "int64 width"), None)?;
+    assert_eq!(greys(&set), [(1, 0), (2, 0)]);
+    let said = set.warnings().join("\n");
+    let expected = "all images are of one class: none of the columns `image`, `width` is of labels; name the one";
+    assert!(said.contains(expected), "{said}");
+    Ok(())
+}
+
+#[test]
+fn labels_in_names_of_folders_are_refused_or_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let bare = table("message schema { required binary img; }", None, &[&[row(1, 0)]]);
+    let set = |name: &str, folders: [&str; 2]| {
+        folders.iter().for_each(|folder| drop(write(&dir.path().join(format!("{name}/{folder}/0.parquet")), &bare)));
+        dir.path().join(name)
+    };
+    let hive = set("hive", ["label=cat", "label=dog"]);
+    let said = error(open(&hive));
+    assert!(said.contains("the labels are in names of folders, as `label=cat`, which are not read"), "{said}");
+    assert_eq!(ImageListing::open_as(&hive, None, None, Classes::One)?.len(), 2);
+    let said = open(&set("plain", ["cat", "dog"]))?.warnings().join("\n");
+    assert!(said.contains("its tables lie in `cat`, `dog`, but folders of tables are no classes"), "{said}");
+    Ok(())
+}
+
 /// Whatever byte is changed and wherever it ends, the answer is images or an error.
 #[test]
 fn damaged_tables_are_errors() -> Result<()> {

@@ -9,7 +9,7 @@ use erw::ml::kernels::autograd::{Gradients, gradients};
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit;
 use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig, drop_labels};
-use erw::ml::nn::params::{Frozen, ParamSet};
+use erw::ml::nn::params::{Frozen, ParamSet, Tensors};
 use erw::ml::nn::unfused;
 use erw::ml::rng;
 use erw::ml::rng::Purpose;
@@ -281,4 +281,16 @@ fn a_sample_has_the_same_bits_in_any_batch() {
         let differing = whole.iter().zip(&parts).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
         assert_eq!(differing, 0, "of {} numbers in batches of {batch}", whole.len());
     }
+}
+
+#[test]
+fn quantised_weights_are_named_as_such() -> candle_core::Result<()> {
+    let whole = Tensor::zeros((8, 4, 2, 2), DType::I64, &CPU)?;
+    let file = Tensors::from([
+        ("ema.x_embedder.proj.weight".into(), whole),
+        ("ema.x_embedder.proj.bias".into(), Tensor::zeros(8, DType::F32, &CPU)?),
+    ]);
+    let said = sit::release::adopt(file).unwrap_err().to_string();
+    assert!(said.contains("its `ema.x_embedder.proj.weight` holds whole numbers, as int8 weights do"), "{said}");
+    Ok(())
 }

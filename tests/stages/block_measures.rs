@@ -35,10 +35,15 @@ fn hint(e: &Error) -> Option<String> {
 /// Latents of `n` images of 4 classes, each near a place of its class's own; image `broken` is not
 /// a number.
 fn labelled(dir: &Path, n: u64, seed: u64, broken: Option<u64>) -> Result<()> {
+    of_classes(dir, n, seed, broken, json!(null))
+}
+
+/// The same with names of classes.
+fn of_classes(dir: &Path, n: u64, seed: u64, broken: Option<u64>, classes: Value) -> Result<()> {
     let class = |i: u64| (i * 7 / 3) % 4;
     let place = normals(4, 100, &[4, 1, 1])?;
-    let classes: Vec<u32> = (0..n).map(|i| class(i) as u32).collect();
-    let mut mean = (place.index_select(&Tensor::new(classes, &CPU)?, 0)? + (normals(n, seed, &[4, 1, 1])? * 0.2)?)?;
+    let places: Vec<u32> = (0..n).map(|i| class(i) as u32).collect();
+    let mut mean = (place.index_select(&Tensor::new(places, &CPU)?, 0)? + (normals(n, seed, &[4, 1, 1])? * 0.2)?)?;
     if let Some(i) = broken {
         let rows: Vec<f32> = (0..n).map(|j| if j == i { f32::NAN } else { 0.0 }).collect();
         mean = mean.broadcast_add(&Tensor::from_vec(rows, (n as usize, 1, 1, 1), &CPU)?)?;
@@ -50,7 +55,7 @@ fn labelled(dir: &Path, n: u64, seed: u64, broken: Option<u64>) -> Result<()> {
         ("mean".into(), mean),
         ("labels".into(), Tensor::from_vec((0..n).map(|i| class(i) as i64).collect(), n as usize, &CPU)?),
     ]))?;
-    w.finish(&json!({"scaling_factor": 1.0, "shift_factor": 0.0}))?;
+    w.finish(&json!({"scaling_factor": 1.0, "shift_factor": 0.0, "classes": classes}))?;
     Ok(())
 }
 
@@ -141,6 +146,12 @@ fn a_probe_refuses_bad_inputs() -> Result<()> {
     let text = "2 of 2 linear probes did not reach a gradient below 0.0001 in 1 steps";
     assert!(ear.text().contains(text), "{}", ear.text());
     assert_eq!(read(&bench.path("loose/attempt-1/metrics"))["converged"], json!(false));
+    // Labels that number other classes.
+    let [all, others] = [["a", "b", "c", "d"], ["a", "b", "d", "e"]];
+    of_classes(&paths[1], 80, 1, None, json!(all))?;
+    of_classes(&paths[2], 40, 2, None, json!(others))?;
+    let text = "input `heldout` has the classes a, b, d, … (4 classes), but input `latents` has a, b, c, … (4 classes)";
+    assert_eq!(told(run(json!({"timesteps": [0.5]}))).0, text);
     labelled(&paths[2], 40, 2, Some(17))?;
     let hint = Some("the training has diverged, or the latents are damaged".to_string());
     let text = "the output of block 1 at timestep 0.5 is not finite for image 17".to_string();

@@ -17,6 +17,11 @@ use std::sync::atomic::Ordering;
 /// Square images of 8 pixels: class 0 dark above and light below, class 1 the other way round,
 /// shaded by index.
 fn images(dir: &Path, n: u64) -> Result<()> {
+    images_of(dir, n, &["below", "above"])
+}
+
+/// The same with other names of classes.
+fn images_of(dir: &Path, n: u64, classes: &[&str]) -> Result<()> {
     let mut writer = PackedWriter::create(dir, "images", 10)?;
     for i in 0..n {
         let (class, shade) = (i % 2, (i * 7 % 50) as u8);
@@ -29,7 +34,7 @@ fn images(dir: &Path, n: u64) -> Result<()> {
         .into();
         writer.push(&rows)?;
     }
-    writer.finish(&json!({"height": 8, "width": 8, "classes": ["below", "above"]}))?;
+    writer.finish(&json!({"height": 8, "width": 8, "classes": classes}))?;
     Ok(())
 }
 
@@ -133,6 +138,42 @@ fn a_classifier_learns_and_measures_accuracy() -> Result<()> {
     std::fs::write(dir.join("config.json"), r#"{"arch": "resnet"}"#)?;
     let error = open_feature_network(&dir, None, &Device::Cpu).err().expect("an error").to_string();
     assert!(error.contains("`resnet`") && error.contains("classifier"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_held_out_set_of_other_classes_is_refused() -> Result<()> {
+    let bench = Bench::new();
+    let set = bench.path("images");
+    images(&set, 8)?;
+    let sets: [(&str, &[&str], bool); 5] = [
+        ("same", &["below", "above"], true),
+        ("numbers", &["0", "1"], true),
+        ("more", &["below", "above", "beside"], true),
+        ("turned", &["above", "below"], false),
+        ("others", &["above", "aside"], false),
+    ];
+    let network = trainer(json!({"channels": [4, 8], "features": 12, "norm_num_groups": 2, "steps": 1}));
+    let vit = json!({"dim": 16, "heads": 2, "depth": 1, "patch_size": 4, "steps": 1, "batch": 8, "neighbours": 3});
+    for (name, classes, fits) in sets {
+        let held = bench.path(name);
+        images_of(&held, 6, classes)?;
+        let inputs = [("images", set.as_path()), ("holdout", held.as_path())];
+        for (kind, given) in
+            [(&stages::training::train_classifier::KIND, &network), (&stages::training::train_encoder::KIND, &vit)]
+        {
+            let ran = bench.run(&format!("{name}-{}", kind.name), kind, &inputs, given.clone());
+            match ran {
+                Ok(_) => assert!(fits, "{name} {}", kind.name),
+                Err(e) => {
+                    let text =
+                        format!("input `holdout` has the classes {}, but input `images` has", classes.join(", "));
+                    assert!(!fits && e.message.starts_with(&text), "{name} {}: {e:?}", kind.name);
+                    assert!(e.hints[0].contains("both sets must have the same"), "{e:?}");
+                }
+            }
+        }
+    }
     Ok(())
 }
 

@@ -136,6 +136,82 @@ fn a_broken_image_in_an_archive_is_named() -> Result<()> {
 }
 
 #[test]
+fn classes_without_images_are_told() -> Result<()> {
+    let bench = Bench::new();
+    let image = image::RgbImage::from_pixel(4, 4, image::Rgb([9, 8, 7]));
+    let put = |set: &str, names: &[&str]| {
+        for name in names {
+            let path = bench.path(set).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            image.save(path).unwrap();
+        }
+        bench.path(set)
+    };
+    let run = |name: &str, given: Value| {
+        let mut all = json!({"resolution": 4, "transform": "none"});
+        all.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+        bench.run(name, &stages::data::images::KIND, &[], all).map(|_| bench.said(name))
+    };
+    let flat = put("flat", &["a.png", "b.png", "c.png"]);
+    let labels = |text: &str| {
+        fs::write(bench.path("labels.csv"), text).unwrap();
+        json!({"source": flat, "labels": bench.path("labels.csv")})
+    };
+    let said = run("from-one", labels("file,label\na,1\nb,2\nc,3\n"))?;
+    assert!(said.contains("warning: class `0` of 4 has no images: labels seem to count from 1"), "{said}");
+    let said = run("gaps", labels("file,label\na,0\nb,2\nc,200\n"))?;
+    assert!(said.contains("warning: 198 of 201 classes have no images: `1`, `3`, `4` and 195 more"), "{said}");
+    let said = run("full", labels("file,label\na,0\nb,1\nc,1\n"))?;
+    assert!(!said.contains("no images"), "{said}");
+    // By the split, and by what cannot be read.
+    let names = ["cat/0.png", "cat/1.png", "dog/0.png"];
+    let said = run("held", json!({"source": put("pets", &names), "split": "holdout", "holdout_every": 2}))?;
+    assert!(said.contains("warning: class `dog` of 2 has no images") && said.contains("holdout_every"), "{said}");
+    fs::write(bench.path("pets/dog/0.png"), "no image").unwrap();
+    let said = run("skipped", json!({"source": bench.path("pets"), "on_error": "skip"}))?;
+    assert!(said.contains("warning: class `dog` of 2 has no images"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn what_a_file_holds_beside_its_pixels_is_logged() -> Result<()> {
+    let bench = Bench::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
+    fs::create_dir_all(bench.path("set/a")).unwrap();
+    for name in ["turned-6.jpg", "turned-1.jpg", "turned-8.jpg", "alpha.png"] {
+        fs::copy(golden.join(name), bench.path("set/a").join(name)).unwrap();
+    }
+    let run = |name: &str, orientation: &str| -> Result<String> {
+        let given = json!({"source": bench.path("set"), "resolution": 4, "orientation": orientation});
+        bench.run(name, &stages::data::images::KIND, &[], given)?;
+        Ok(bench.said(name))
+    };
+    let said = run("ignored", "ignore")?;
+    assert!(said.contains("2 images state an orientation (EXIF), which is ignored"), "{said}");
+    assert!(said.contains("1 images have transparency, which is dropped"), "{said}");
+    assert!(!run("applied", "apply")?.contains("orientation (EXIF)"));
+    Ok(())
+}
+
+#[test]
+fn errors_of_labels_have_hints_about_labels() -> Result<()> {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("set")).unwrap();
+    image::RgbImage::new(4, 4).save(bench.path("set/a.png")).unwrap();
+    fs::write(bench.path("labels.csv"), "file,label\nb,1\n").unwrap();
+    fs::write(bench.path("set/dataset.json"), "{\"labels\": [[\"b.png\", 1]]}").unwrap();
+    let run = |given: Value| bench.run("x", &stages::data::images::KIND, &[], given).unwrap_err();
+    let listed = run(json!({"source": bench.path("set"), "resolution": 4}));
+    fs::remove_file(bench.path("set/dataset.json")).unwrap();
+    let tabled = run(json!({"source": bench.path("set"), "labels": bench.path("labels.csv"), "resolution": 4}));
+    for (error, hint) in [(listed, "the labels of a set must name every image"), (tabled, "give as `labels` a CSV")] {
+        assert!(error.hints[0].contains(hint), "{error:?}");
+        assert!(!error.hints.iter().any(|hint| hint.starts_with("`source` must be")), "{error:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_encoder_trains_and_its_tokens_are_packed() -> Result<()> {
     let bench = Bench::new();
     let (train, held) = (digits(&bench, "train", "train")?, digits(&bench, "holdout", "holdout")?);

@@ -335,6 +335,71 @@ fn damaged_shards_are_named() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn labels_and_numbers_that_would_be_changed_are_refused() -> Result<()> {
+    let bench = Bench::new();
+    let source = bench.path("release");
+    release(&source)?;
+    let second = source.join("latents_shard01_of_02.safetensors");
+    let change = |name: &str, tensor: Tensor| -> Result<()> {
+        let mut shard = params::load(&second, &CPU)?;
+        shard.insert(name.into(), tensor);
+        Ok(params::save(&shard, &second)?)
+    };
+    change("labels", Tensor::new(&[0.0f32, 2.0, 1.0, 0.0], &CPU)?)?;
+    let run = |name: &str, kind, given: Value| bench.run(name, kind, &[], given);
+    let latents = run("whole", &stages::data::import_latents::KIND, json!({"source": source}))?;
+    assert_eq!(Packed::open(&latents)?.all("labels", &CPU)?.to_vec1::<i64>()?[3..], [0, 2, 1, 0]);
+    change("labels", Tensor::new(&[0.0f32, 1.5, 1.0, 0.0], &CPU)?)?;
+    let text = failure(&bench, json!({"source": source}));
+    assert!(text.contains("01_of_02.safetensors: `labels` has the value 1.5 in row 1"), "{text}");
+
+    // What half precision cannot hold.
+    release(&source)?;
+    let tokens = (Tensor::ones(&[4, 4, 10], DType::F32, &CPU)? * -100_000.0)?;
+    change("encoder_0_features", tokens)?;
+    let features = |name: &str, dtype: &str| {
+        run(name, &stages::data::import_features::KIND, json!({"source": source, "dtype": dtype}))
+    };
+    let error = features("half", "f16").unwrap_err();
+    assert!(error.message.contains("a value of magnitude 100000, which f16 cannot hold"), "{error:?}");
+    assert_eq!(error.hints, ["set `dtype = \"f32\"`"]);
+    features("single", "f32")?;
+    change("encoder_0_features", (Tensor::ones(&[4, 4, 10], DType::F32, &CPU)? * 65_504.0)?)?;
+    features("largest", "f16")?;
+    Ok(())
+}
+
+#[test]
+fn gaps_between_shards_are_refused() -> Result<()> {
+    let bench = Bench::new();
+    release(&bench.path("release"))?;
+    let shard = bench.path("release/latents_shard00_of_02.safetensors");
+    let import = |name: &str, files: &[&str]| {
+        let source = bench.path(name);
+        fs::create_dir(&source).unwrap();
+        for file in files {
+            fs::copy(&shard, source.join(format!("latents_{file}.safetensors"))).unwrap();
+        }
+        bench.run(&format!("{name}-out"), &stages::data::import_latents::KIND, &[], json!({"source": source}))
+    };
+    let whole = import("whole", &["rank00_shard000", "rank00_shard001", "rank01_shard000"])?;
+    assert_eq!(Packed::open(&whole)?.len(), 9);
+    for (name, files, absent) in [
+        ("shard", &["rank00_shard000", "rank00_shard002"][..], "rank00_shard001"),
+        ("first", &["rank00_shard001"], "rank00_shard000"),
+        ("rank", &["rank00_shard000", "rank02_shard000"], "rank01_shard000"),
+        ("of rank", &["rank00_shard000", "rank01_shard001"], "rank01_shard000"),
+    ] {
+        let error = import(name, files).unwrap_err();
+        let text = format!("latents_{absent}.safetensors is missing");
+        assert!(error.message.ends_with(&text), "{name}: {error:?}");
+    }
+    let twice = import("twice", &["shard00_of_02", "shard01_of_02", "shard1_of_02"]).unwrap_err();
+    assert!(twice.message.contains("more shards than the 2 that their names state"), "{twice:?}");
+    Ok(())
+}
+
 /// Stopped after its first shard, with a half-written one behind it, a stage goes on and ends with
 /// the bytes of one that was left alone.
 fn goes_on(bench: &Bench, kind: &erw::runner::kind::StageKind, inputs: &[(&str, &Path)], given: &Value) -> Result<()> {
@@ -530,6 +595,10 @@ fn statistics_that_would_mislead_are_refused_or_told() -> Result<()> {
     let sd = bench.run("sd", kind, &[], json!({"source": four}))?;
     assert_eq!(Packed::open(&sd)?.meta()["scaling_factor"], 0.18215);
     assert!(bench.said("sd").contains("latents_stats.pt is not used: latents of 4 channels"));
+    // Latents of a deviation of 3, and the same without the factor.
+    assert!(!bench.said("sd").contains("warning: after scaling"), "{}", bench.said("sd"));
+    bench.run("unscaled", kind, &[], json!({"source": four, "scaling_factor": 1.0}))?;
+    assert!(bench.said("unscaled").contains("warning: after scaling"), "{}", bench.said("unscaled"));
     let asked = bench.run("asked", kind, &[], json!({"source": four, "normalization": "channel"}))?;
     assert_eq!(Packed::open(&asked)?.meta()["latents_std"], json!(vec![3.0; 4]));
 

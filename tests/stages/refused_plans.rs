@@ -153,6 +153,19 @@ fn headers_that_lie_about_sizes_fill_no_memory() {
     assert!(plan(&space, "p.toml").expect(2).stderr.contains("error: stage `encoder`: "));
 }
 
+#[test]
+fn trainings_of_no_images_a_step_are_refused() {
+    for kind in ["train-classifier", "train-encoder", "train-vae"] {
+        let space = Space::new(&format!(
+            "[stages.images]\nkind = \"images\"\nparams = {{ source = \"set\" }}\n\
+             [stages.net]\nkind = \"{kind}\"\ninputs = {{ images = \"images\" }}\nparams = {{ batch = 0 }}\n"
+        ));
+        space.write("set/a/0.png", "");
+        let said = plan(&space, "p.toml").expect(2).stderr;
+        assert!(said.contains("`batch`") && said.contains("at least 1"), "{kind}: {said}");
+    }
+}
+
 /// A pipeline on top of a shipped one.
 fn on(recipe: &str, more: &str) -> Space {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(recipe);

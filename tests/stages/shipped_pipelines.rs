@@ -352,6 +352,7 @@ fn an_incomplete_vae_is_refused() {
         "{said}"
     );
 
+    fs::write(place.path("config.json"), config.to_string()).unwrap();
     params["sha256"] = json!("ab".repeat(32));
     let said = place.import(&params).unwrap_err();
     assert!(said.contains("is not the expected file") && said.contains(&"ab".repeat(32)), "{said}");

@@ -5,8 +5,7 @@ use crate::cli::common::columns;
 use crate::report::text::count;
 use erw_base::error::{Error, Result};
 use erw_ml::data::batches::spread;
-use erw_ml::data::decode::orientation::Orientation;
-use erw_ml::data::source::classes::first;
+use erw_ml::data::source::classes::{empty, first};
 use erw_ml::data::source::layout::Classes;
 use erw_ml::data::source::{ImageListing, READABLE};
 use rayon::prelude::*;
@@ -56,6 +55,9 @@ pub struct Images {
     looked_at: usize,
     /// Width and height of those that can be read.
     sizes: Vec<(usize, usize)>,
+    /// Images that were opened and state an orientation, or have transparency.
+    turned: usize,
+    alpha: usize,
     /// Why the others cannot.
     unreadable: Vec<String>,
 }
@@ -73,13 +75,16 @@ impl Images {
             }
         }
         let chosen = spread(listing.len() as u64, LOOKED_AT);
-        let open =
-            |i: &u64| listing.original(*i as usize, Orientation::Ignore).map(|image| (image.width, image.height));
+        let open = |i: &u64| listing.look(*i as usize);
         let opened: Vec<_> = chosen.par_iter().map(open).collect();
-        let (mut sizes, mut unreadable) = (vec![], vec![]);
+        let (mut sizes, mut unreadable, mut turned, mut alpha) = (vec![], vec![], 0, 0);
         for image in opened {
             match image {
-                Ok(size) => sizes.push(size),
+                Ok((width, height, extras)) => {
+                    sizes.push((width, height));
+                    turned += usize::from(extras.turned);
+                    alpha += usize::from(extras.alpha);
+                }
                 Err(e) => unreadable.push(Error::from(e).message),
             }
         }
@@ -91,7 +96,9 @@ impl Images {
         }
         Ok(Self {
             what: listing.to_string(),
-            notes: listing.notes().to_vec(),
+            notes: listing.remarks().iter().chain(listing.notes()).chain(listing.warnings()).cloned().collect(),
+            turned,
+            alpha,
             classes,
             count: listing.len(),
             looked_at: chosen.len(),
@@ -150,6 +157,20 @@ impl Images {
             let share = of(self.unreadable.len(), self.looked_at);
             rows.push(row("unreadable", format!("{share}: {}", first(&self.unreadable))));
         }
+        let opened = self.sizes.len();
+        if self.turned > 0 {
+            let text = format!(
+                "{} state one (EXIF), which is ignored; `orientation` of the stage can apply it",
+                of(self.turned, opened)
+            );
+            rows.push(row("orientation", text));
+        }
+        if self.alpha > 0 {
+            rows.push(row("transparency", format!("{} have some, which is dropped", of(self.alpha, opened))));
+        }
+        let of_class: Vec<u64> = self.classes.iter().map(|(_, n)| *n as u64).collect();
+        let names: Vec<String> = self.classes.iter().map(|(name, _)| name.clone()).collect();
+        rows.extend(empty(&names, &of_class).map(|text| row("note", text)));
         rows.extend(self.notes.iter().map(|note| row("note", note.clone())));
         for cell in rows.iter_mut().flatten() {
             *cell = cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();

@@ -4,8 +4,8 @@
 use super::pack::Pack;
 use super::patch_tokens::PatchTokens;
 use crate::support::params::{Walk, check_walk, device};
-use candle_core::DType;
-use erw_base::error::Result;
+use candle_core::{DType, Tensor};
+use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::pairing::labels_digest;
 use erw_ml::models::encoder::{CONFIG_FILE, read_config};
@@ -53,6 +53,25 @@ impl Stored {
     }
 }
 
+/// From here on f16 rounds to infinity.
+const ROUNDED_UP: f32 = 65_520.0;
+
+/// Tokens as they are stored.
+///
+/// # Errors
+/// When a number is too large for the type and would be stored as infinity.
+pub(crate) fn to_stored(tokens: &Tensor, stored: Stored) -> Result<Tensor> {
+    if matches!(stored, Stored::F16) {
+        let largest = tokens.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        if largest.is_finite() && largest >= ROUNDED_UP {
+            return Err(Error::stage(format!("a token has a value of magnitude {largest}, which f16 cannot hold"))
+                .because("the largest that it holds is 65504")
+                .hint("set `dtype = \"f32\"`"));
+        }
+    }
+    Ok(tokens.to_dtype(stored.dtype())?)
+}
+
 fn run(attempt: &Attempt) -> Result<()> {
     let stored = attempt.params::<Params>()?.dtype;
     let dtype = stored.dtype();
@@ -68,7 +87,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let meta = json!({"tokens": tokens, "dim": dim, "dtype": stored.name(), "labels": labels});
     let pack = Pack { output: "features", rows_per_shard: rows, total: images.len(), batch };
     pack.fill(attempt, &meta, |ids| {
-        let x = encoder.of(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?.to_dtype(dtype)?;
+        let x = to_stored(&encoder.of(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?, stored)?;
         Ok(Tensors::from([("tokens".into(), x)]))
     })
 }

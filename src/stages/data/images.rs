@@ -9,6 +9,7 @@ use erw_base::error::{Error, ErrorKind, Result};
 use erw_ml::data::decode::orientation::Orientation;
 use erw_ml::data::packed::PackedWriter;
 use erw_ml::data::rgb::Rgb;
+use erw_ml::data::source::classes::empty;
 use erw_ml::data::source::layout::Classes;
 use erw_ml::data::source::{ImageListing, Preparation, READABLE, Split, recognise};
 use erw_ml::data::transform::Transform;
@@ -87,11 +88,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     let source = open(&p)?;
     attempt.log(&format!("{} is {source}", p.source.display()));
-    source.notes().iter().for_each(|note| attempt.log(&format!("warning: {note}")));
+    source.remarks().iter().for_each(|remark| attempt.log(remark));
+    source.notes().iter().chain(source.warnings()).for_each(|note| attempt.log(&format!("warning: {note}")));
     let (source, size) = (choose(source, &p)?, p.resolution);
     let out = attempt.output("images");
     let mut writer = PackedWriter::create(&out, "images", (SHARD_BYTES / (size * size * 3)).max(1))?;
-    let Read { skipped, damaged } = pack(attempt, &source, &p, &mut writer)?;
+    let Read { skipped, damaged, turned, alpha, of_class } = pack(attempt, &source, &p, &mut writer)?;
     if skipped as usize == source.len() {
         let text = format!("none of the {} images in {} can be read", source.len(), p.source.display());
         return Err(Error::stage(text));
@@ -109,6 +111,20 @@ fn run(attempt: &Attempt) -> Result<()> {
     if damaged > 0 {
         attempt.result("damaged", damaged as f64);
     }
+    if turned > 0 && p.orientation == Orientation::Ignore {
+        let hint = "set `orientation = \"apply\"` to turn them upright";
+        attempt.log(&format!("{turned} images state an orientation (EXIF), which is ignored; {hint}"));
+    }
+    if alpha > 0 {
+        attempt.log(&format!("{alpha} images have transparency, which is dropped"));
+    }
+    if let Some(text) = empty(source.classes(), &of_class) {
+        let why = match p.split {
+            Split::Holdout => format!(", as is so where there are fewer than {} (`holdout_every`)", p.holdout_every),
+            _ => String::new(),
+        };
+        attempt.log(&format!("warning: {text}{why}; samples of it would be asked for all the same"));
+    }
     left_out.unreadable(skipped);
     if !left_out.is_empty() {
         attempt.log(&format!("warning: not in the set though they may be images: {left_out}"));
@@ -117,35 +133,49 @@ fn run(attempt: &Attempt) -> Result<()> {
     Ok(())
 }
 
-/// How many files could not be read, and how many were read with decoder warnings.
+/// What was read.
 #[derive(Default)]
 struct Read {
+    /// Files that could not be read.
     skipped: u64,
+    /// Images that were read with decoder warnings.
     damaged: u64,
+    /// Images that state an orientation.
+    turned: u64,
+    /// Images with transparency.
+    alpha: u64,
+    /// Images of each class.
+    of_class: Vec<u64>,
 }
 
 /// Reads every image and writes them in order. Images are decoded in portions, on all cores.
 fn pack(attempt: &Attempt, source: &ImageListing, p: &Params, writer: &mut PackedWriter) -> Result<Read> {
     let size = p.resolution;
     let how = Preparation { orientation: p.orientation, transform: p.transform, size };
-    let (total, mut done, mut read) = (source.len(), 0, Read::default());
+    let of_class = vec![0; source.classes().len()];
+    let (total, mut done, mut read) = (source.len(), 0, Read { of_class, ..Read::default() });
     let portion = 16 * rayon::current_num_threads();
     while done < total {
         if attempt.should_stop() {
             return Err(Error::suspended());
         }
         let ids = done..(done + portion).min(total);
-        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load(i, &how)).collect();
+        let images: Vec<_> = ids.clone().into_par_iter().map(|i| source.load_whole(i, &how)).collect();
         let (mut pixels, mut labels) = (Vec::with_capacity(ids.len() * size * size * 3), vec![]);
         for (i, image) in ids.clone().zip(images) {
             match image {
-                Ok((Rgb { data, .. }, warnings)) => {
+                Ok((Rgb { data, .. }, warnings, extras)) => {
                     if warnings > 0 {
                         let text = "the decoder reports damaged or unusual data; the image was read as Pillow reads it";
                         attempt.log(&format!("warning: {}: {text}", source.place(i)));
                         read.damaged += 1;
                     }
                     pixels.extend(data);
+                    read.turned += u64::from(extras.turned);
+                    read.alpha += u64::from(extras.alpha);
+                    if let Some(n) = read.of_class.get_mut(source.label(i) as usize) {
+                        *n += 1;
+                    }
                     labels.push(source.label(i));
                 }
                 Err(e) if p.on_error == OnError::Skip => {

@@ -2,7 +2,7 @@
 //! and writes the artifact that `features` makes. Row i belongs to row i of the latents that
 //! `import-latents` makes from the same shards.
 
-use super::features::{SHARD_BYTES, Stored};
+use super::features::{SHARD_BYTES, Stored, to_stored};
 use super::pack::Pack;
 use crate::support::params::{Walk, check_walk};
 use erw_base::error::{Error, Result};
@@ -44,6 +44,6 @@ fn run(attempt: &Attempt) -> Result<()> {
     let meta = json!({"tokens": tokens, "dim": dim, "dtype": p.dtype.name(), "labels": labels_digest(shards.labels())});
     let pack = Pack { output: "features", rows_per_shard, total: shards.len(), batch: op.batch };
     pack.fill(attempt, &meta, |rows| {
-        Ok(Tensors::from([("tokens".into(), shards.features(p.encoder, rows)?.to_dtype(dtype)?)]))
+        Ok(Tensors::from([("tokens".into(), to_stored(&shards.features(p.encoder, rows)?, p.dtype)?)]))
     })
 }

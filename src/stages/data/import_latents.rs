@@ -16,6 +16,7 @@ use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::property::Fact;
 use serde::Deserialize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 pub const KIND: StageKind = StageKind {
@@ -113,6 +114,10 @@ fn scale(p: &Params, latents: &ReadyLatents) -> Result<(LatentScale, Option<Stri
     Ok((scale, why))
 }
 
+/// Standard deviations of latents that were scaled as they should be; chosen. A few images may
+/// differ from the whole set, a forgotten or doubled factor of 0.18 leads further away.
+const USUAL: RangeInclusive<f64> = 0.4..=2.5;
+
 /// Channels of the latents of Stable Diffusion's autoencoders.
 const SD_CHANNELS: usize = 4;
 
@@ -122,6 +127,9 @@ fn run(attempt: &Attempt) -> Result<()> {
         attempt.log(&format!("latents of {}: {origin}", p.source.display()));
     }
     let images = p.images.as_deref().map(|root| ImageListing::open(root, None, None)).transpose().map_err(of_set)?;
+    for warning in images.iter().flat_map(|images| images.warnings()) {
+        attempt.log(&format!("warning: {warning}"));
+    }
     let latents = ReadyLatents::open(&p.source, images.as_ref())?;
     let ([channels, height, width], total) = (latents.shape(), latents.len());
     let (scale, why) = scale(&p, &latents)?;
@@ -135,8 +143,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     why.into_iter().for_each(|line| attempt.log(&line));
     let (mean, deviation) = moments(&scale.to_network(&latents.rows(0..total.min(64))?["mean"])?)?;
+    let warning = if USUAL.contains(&deviation) { "" } else { "warning: " };
     attempt.log(&format!(
-        "after scaling, the first latents have mean {mean:.3} and standard deviation {deviation:.3}; \
+        "{warning}after scaling, the first latents have mean {mean:.3} and standard deviation {deviation:.3}; \
          training expects about 0 and 1"
     ));
     let meta = latents_meta([channels, height, width], &scale, latents.classes());

@@ -3,6 +3,7 @@
 
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{Walk, check_walk, device};
+use crate::support::same_classes::{Named, check_same};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::data::batches::batches;
@@ -33,7 +34,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     let samples = ImageSet::open(attempt.input("samples")?)?;
     let net = Classifier::load(attempt.input("classifier")?, &device)?;
     net.check_size(samples.height(), samples.width()).map_err(|e| Error::from(e).context("input `samples`"))?;
-    check_classes(samples.classes(), &net.config().classes)?;
+    let ours = Named { what: "the samples have", classes: samples.classes() };
+    let theirs = Named { what: "the classifier knows", classes: &net.config().classes };
+    check_same(&ours, &theirs, "train the classifier on images of the same classes as the samples")?;
     let answers = classify(attempt, &net, &samples, o.batch, &device)?;
     let out = attempt.output("metrics");
     create_dir(&out)?;
@@ -53,20 +56,6 @@ fn run(attempt: &Attempt) -> Result<()> {
     write_json(&out.join("metrics.json"), &metrics)?;
     attempt.result("accuracy", accuracy);
     Ok(())
-}
-
-/// Checks that both sets give the same classes the same numbers. Sets without class names pass.
-fn check_classes(ours: &[String], theirs: &[String]) -> Result<()> {
-    let unnamed = |names: &[String]| names.iter().enumerate().all(|(i, name)| *name == i.to_string());
-    if ours == theirs || unnamed(ours) || unnamed(theirs) {
-        return Ok(());
-    }
-    let listed = |names: &[String]| match names {
-        [a, b, c, _, ..] => format!("{a}, {b}, {c}, … ({} classes)", names.len()),
-        few => few.join(", "),
-    };
-    let text = format!("the samples have the classes {}, but the classifier knows {}", listed(ours), listed(theirs));
-    Err(Error::stage(text).hint("train the classifier on images of the same classes as the samples"))
 }
 
 fn classify(

@@ -6,6 +6,7 @@ use super::block_features::{Look, Observer, Shown, check_timesteps, each_timeste
 use super::block_scores::{Scores, by_block, report};
 use crate::support::facts;
 use crate::support::params::{Walk, check_list};
+use crate::support::same_classes::{Named, check_common, classes_of};
 use crate::support::same_images::check_pairs;
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
@@ -103,6 +104,12 @@ fn run(attempt: &Attempt) -> Result<()> {
         (LabelledImages::open(attempt, "latents", &p)?, LabelledImages::open(attempt, "heldout", &p)?);
     observer.check(&bank.latents, "latents")?;
     observer.check(&heldout.latents, "heldout")?;
+    let (ours, theirs) = (classes_of(&heldout.latents), classes_of(&bank.latents));
+    check_common(
+        &Named { what: "input `heldout` has", classes: &ours },
+        &Named { what: "input `latents` has", classes: &theirs },
+        "classes are numbered in the order of their names: make both from sets with the same classes",
+    )?;
     let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };
     let encoder = match (attempt.optional_input("features"), attempt.optional_input("heldout_features")) {
         (Some(_), Some(_)) => {

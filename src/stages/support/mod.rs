@@ -11,6 +11,7 @@ pub mod mpi;
 mod nccl_id;
 pub mod observer;
 pub mod params;
+pub mod same_classes;
 pub mod same_images;
 pub mod sit_artifact;
 

@@ -5,6 +5,7 @@ use super::settings::{LoopSettings, Optimization};
 use super::trainer;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::{device, usage};
+use crate::support::same_classes::{Named, check_common};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::augment;
@@ -95,6 +96,9 @@ fn check_holdout(config: &ClassifierConfig, holdout: &ImageSet) -> Result<()> {
         let text = format!("input `holdout` has images of {theirs:?} pixels, input `images` of {ours:?}");
         return Err(Error::stage(text).hint("use the same `resolution` for both"));
     }
+    let ours = Named { what: "input `holdout` has", classes: holdout.classes() };
+    let theirs = Named { what: "input `images` has", classes: &config.classes };
+    check_common(&ours, &theirs, "classes are numbered in the order of their names: both sets must have the same")?;
     let known = config.classes.len();
     match holdout.labels().iter().find(|l| usize::try_from(**l).map_or(true, |l| l >= known)) {
         Some(label) => {

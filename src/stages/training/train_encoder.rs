@@ -7,6 +7,7 @@ use super::trainer;
 use crate::support::facts;
 use crate::support::files::{create_dir, write_json};
 use crate::support::params::device;
+use crate::support::same_classes::{Named, check_common};
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
@@ -64,6 +65,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
     let config = config(&p, &images)?;
+    let held_out = attempt.optional_input("holdout").map(ImageSet::open).transpose()?;
+    if let Some(held_out) = &held_out {
+        let ours = Named { what: "input `holdout` has", classes: held_out.classes() };
+        let theirs = Named { what: "input `images` has", classes: images.classes() };
+        check_common(&ours, &theirs, "classes are numbered in the order of their names: both sets must have the same")?;
+    }
     let learner = Learner::new(&config.vit, p.objective, images.classes().len(), p.mask_ratio, p.seed, &device)?;
     attempt.log(&format!("{} parameters, {} tokens per image", learner.params.count(), config.vit.tokens()));
     let trained = train(attempt, &p, &config, &learner, &images, &device)?;
@@ -71,7 +78,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     create_dir(&out)?;
     params::save(&pretrain::transformer_only(&trained.ema)?, &out.join(WEIGHTS_FILE))?;
     write_json(&out.join(CONFIG_FILE), &config)?;
-    report(attempt, &p, &trained, &images, &device)
+    report(attempt, &p, &trained, &images, held_out.as_ref(), &device)
 }
 
 fn config(p: &Params, images: &ImageSet) -> Result<EncoderConfig> {
@@ -112,11 +119,17 @@ fn train(
 
 /// The key metric comes first: accuracy on the held-out images if there are any, otherwise the
 /// final loss.
-fn report(attempt: &Attempt, p: &Params, trained: &Trained, images: &ImageSet, device: &Device) -> Result<()> {
-    if let Some(dir) = attempt.optional_input("holdout") {
-        let held_out = ImageSet::open(dir)?;
+fn report(
+    attempt: &Attempt,
+    p: &Params,
+    trained: &Trained,
+    images: &ImageSet,
+    held_out: Option<&ImageSet>,
+    device: &Device,
+) -> Result<()> {
+    if let Some(held_out) = held_out {
         let encoder = Encoder::open(&attempt.output("encoder"), device)?;
-        let (bank, queries) = (mean_tokens(&encoder, images, device)?, mean_tokens(&encoder, &held_out, device)?);
+        let (bank, queries) = (mean_tokens(&encoder, images, device)?, mean_tokens(&encoder, held_out, device)?);
         let accuracy = knn::accuracy(&bank, &images.labels(), &queries, &held_out.labels(), p.neighbours)?;
         attempt.result("knn_accuracy", accuracy);
     }

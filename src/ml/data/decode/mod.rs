@@ -6,6 +6,7 @@
 //! which makes it white; here it is scaled. The format is detected from the contents. A decoder
 //! that fails or panics gives an error. The functions do not know file names; callers add them.
 
+pub mod extras;
 mod gif;
 mod jpeg;
 pub mod limits;

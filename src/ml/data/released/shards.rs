@@ -13,7 +13,7 @@ use super::index::{Index, numbered};
 use crate::data::packed::RowFile;
 use crate::data::source::classes::MAX_CLASSES;
 use candle_core::{DType, Result, Tensor, bail};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -155,6 +155,13 @@ fn read_labels(file: &RowFile) -> Result<Vec<i64>> {
     if labels.rank() != 1 {
         bail!("{}: `labels` has rows of shape {:?}, not single numbers", file.path().display(), file.shape("labels")?);
     }
+    if labels.dtype().is_float() {
+        let stated = labels.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        if let Some((row, label)) = stated.iter().enumerate().find(|(_, label)| label.fract() != 0.0) {
+            let shown = file.path().display();
+            bail!("{shown}: `labels` has the value {label} in row {row}, which is no whole number");
+        }
+    }
     let labels = labels.to_dtype(DType::I64)?.to_vec1::<i64>()?;
     match labels.iter().find(|l| !(0..MAX_CLASSES as i64).contains(*l)) {
         Some(label) => bail!("{}: invalid label {label}; labels are 0 to {}", file.path().display(), MAX_CLASSES - 1),
@@ -169,18 +176,45 @@ fn shard_of(path: &Path) -> Option<(u32, u32)> {
     Some((number.parse().ok()?, count.parse().ok()?))
 }
 
+/// Number of the process and of its shard, of `latents_rankNN_shardNNN.safetensors`.
+fn ranked(path: &Path) -> Option<(u32, u32)> {
+    let (rank, shard) = path.file_stem()?.to_str()?.strip_prefix("latents_rank")?.split_once("_shard")?;
+    Some((rank.parse().ok()?, shard.parse().ok()?))
+}
+
+/// Checks that no shard between those of LightningDiT is missing, nor those of a process. How many
+/// there were, their names do not say.
+fn check_gaps(root: &Path, files: &[PathBuf]) -> Result<()> {
+    let mut there: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    for (rank, shard) in files.iter().filter_map(|file| ranked(file)) {
+        there.entry(rank).or_default().insert(shard);
+    }
+    let mut expected = 0;
+    for (rank, shards) in &there {
+        let absent = match *rank == expected {
+            true => (0..).zip(shards).find(|(n, shard)| n != *shard).map(|(n, _)| (*rank, n)),
+            false => Some((expected, 0)),
+        };
+        if let Some((rank, shard)) = absent {
+            bail!("{}: latents_rank{rank:02}_shard{shard:03}.safetensors is missing", root.display());
+        }
+        expected += 1;
+    }
+    Ok(())
+}
+
 /// The names of the ERW authors' code state the number of shards: none may be missing or belong to
 /// another extraction.
 fn check_complete(root: &Path, files: &[PathBuf]) -> Result<()> {
     let numbered: Vec<(u32, u32)> = files.iter().filter_map(|f| shard_of(f)).collect();
-    let Some(&(_, count)) = numbered.first() else { return Ok(()) };
+    let Some(&(_, count)) = numbered.first() else { return check_gaps(root, files) };
     if numbered.len() != files.len() || numbered.iter().any(|n| n.1 != count) {
         bail!("{} holds shards of several extractions", root.display());
     }
     let there: BTreeSet<u32> = numbered.iter().map(|n| n.0).collect();
     match (0..count).find(|n| !there.contains(n)) {
         Some(n) => bail!("{}: latents_shard{n:02}_of_{count:02}.safetensors is missing", root.display()),
-        None if there.len() != count as usize => {
+        None if there.len() != count as usize || numbered.len() != there.len() => {
             bail!("{} holds more shards than the {count} that their names state", root.display())
         }
         None => Ok(()),

@@ -1,6 +1,6 @@
-//! CIFAR-10 as it is published: batches of 32 x 32 images, planes of red, green and blue. The binary
-//! version has a label before each image and is mapped. The Python version is pickled and is held
-//! in memory (31 MB for a batch of 10,000); a pickle is read as data.
+//! CIFAR-10 as it is published: batches of 32 x 32 images, planes of red, green and blue. The
+//! binary version has a label before each image and is mapped. The Python version is pickled and is
+//! held in memory (31 MB for a batch of 10,000); a pickle is read as data.
 
 use crate::data::rgb::Rgb;
 use crate::formats::parsed::Parsed;
@@ -16,6 +16,8 @@ const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 const IMAGE: usize = 3 * PLANE;
 const RECORD: usize = 1 + IMAGE;
+/// Batches of the training images, as published.
+const BATCHES: usize = 5;
 
 /// Batches that are one set.
 #[derive(Debug)]
@@ -67,6 +69,14 @@ pub fn parts(folder: &Path) -> Result<BTreeMap<String, Vec<PathBuf>>> {
         parts.insert("train".into(), numbered.into_values().collect());
     }
     Ok(parts)
+}
+
+/// What is said of these batches of a folder if there are fewer than published.
+pub fn lacking(folder: &Path, batches: &[PathBuf]) -> Option<String> {
+    let is_numbered = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("_batch_"));
+    let (shown, n) = (folder.display(), batches.len());
+    let text = || format!("{shown}: holds {n} of the {BATCHES} batches of CIFAR-10; data_batch_{} is missing", n + 1);
+    (n < BATCHES && batches.iter().all(is_numbered)).then(text)
 }
 
 impl Cifar {
@@ -147,28 +157,68 @@ impl Batch {
 /// Labels and images of a pickled batch.
 fn pickled(bytes: &[u8]) -> Parsed<(Vec<u8>, Vec<u8>)> {
     let pickle = Pickle::parse(bytes)?;
-    let entry = |name: &str| pickle.get(pickle.root, name).ok_or_else(|| format!("it has no `{name}`"));
+    let entry = |name: &str| {
+        let absent = || match pickle.node(pickle.root) {
+            Node::Dict(_) => format!("it has no `{name}`"),
+            _ => "it holds no dictionary".to_string(),
+        };
+        pickle.get(pickle.root, name).or_else(|| by_bytes(&pickle, name)).ok_or_else(absent)
+    };
     let labels = pickle.items(entry("labels")?).ok_or("its `labels` are no list")?;
     let label = |id: &Id| pickle.int(*id).and_then(|n| u8::try_from(n).ok());
     let labels: Vec<u8> = labels.iter().map(label).collect::<Option<_>>().ok_or("a label is not from 0 to 255")?;
-    let images = array(&pickle, entry("data")?).ok_or("its `data` is no NumPy array of bytes")?;
+    let images = array(&pickle, entry("data")?).map_err(|why| format!("its `data` {why}"))?;
     if labels.is_empty() || images.len() != labels.len() * IMAGE {
         return Err(format!("it has {} labels and {} bytes of images", labels.len(), images.len()));
     }
     Ok((labels, images))
 }
 
-/// The bytes of an array of u8, which is restored from (version, shape, type, order, bytes).
-fn array(pickle: &Pickle, id: Id) -> Option<Vec<u8>> {
-    let object = pickle.object(id)?;
-    if !pickle.global(object.callable)?.ends_with("multiarray._reconstruct") {
-        return None;
+/// The value for a key that is stored as bytes: Python 3 writes those that it read from Python 2
+/// so.
+fn by_bytes(pickle: &Pickle, key: &str) -> Option<Id> {
+    let Node::Dict(pairs) = pickle.node(pickle.root) else { return None };
+    let is_key = |id: Id| matches!(pickle.node(id), Node::Bytes(_) | Node::Object(_)) && is_text(pickle, id, key);
+    pairs.iter().rev().find(|(k, _)| is_key(*k)).map(|(_, value)| *value)
+}
+
+/// Whether bytes are this text.
+fn is_text(pickle: &Pickle, id: Id, text: &str) -> bool {
+    raw(pickle, id).is_some_and(|bytes| bytes == text.as_bytes())
+}
+
+/// The bytes of an array of u8 with a row per image. It is restored from (version, shape, type,
+/// order, bytes), or made of (bytes, type, shape, order) as protocol 5 has it.
+fn array(pickle: &Pickle, id: Id) -> Parsed<Vec<u8>> {
+    let none = "is no NumPy array of bytes";
+    let object = pickle.object(id).ok_or(none)?;
+    let callable = pickle.global(object.callable).ok_or(none)?;
+    let items = |id: Option<Id>| id.and_then(|id| pickle.items(id)).ok_or(none);
+    let (shape, dtype, bytes, is_rows) = if callable.ends_with("multiarray._reconstruct") {
+        let [_, shape, dtype, fortran, bytes] = items(object.state)? else { return Err(none.into()) };
+        (*shape, *dtype, *bytes, matches!(pickle.node(*fortran), Node::Bool(false) | Node::Int(0)))
+    } else if callable.ends_with("numeric._frombuffer") {
+        let [bytes, dtype, shape, order] = items(Some(object.args))? else { return Err(none.into()) };
+        (*shape, *dtype, *bytes, pickle.str(*order) == Some("C"))
+    } else {
+        return Err(none.into());
+    };
+    let dtype = items(pickle.object(dtype).map(|object| object.args))?;
+    if !dtype.first().is_some_and(|name| pickle.str(*name) == Some("u1") || is_text(pickle, *name, "u1")) {
+        return Err(none.into());
     }
-    let [_, _, dtype, fortran, bytes] = pickle.items(object.state?)? else { return None };
-    let dtype = pickle.items(pickle.object(*dtype)?.args)?;
-    let is_bytes = dtype.first().is_some_and(|name| pickle.str(*name) == Some("u1"));
-    let is_rows = matches!(pickle.node(*fortran), Node::Bool(false) | Node::Int(0));
-    (is_bytes && is_rows).then(|| raw(pickle, *bytes)).flatten()
+    let shape: Vec<i64> = items(Some(shape))?.iter().map(|n| pickle.int(*n)).collect::<Option<_>>().ok_or(none)?;
+    match shape.as_slice() {
+        [_, 3072] | [_, 3, 32, 32] => {}
+        _ => {
+            let planes = "rows of 3072 bytes, the planes of red, green and blue, or [n, 3, 32, 32]";
+            return Err(format!("has the shape {shape:?}; it must have {planes}"));
+        }
+    }
+    if !is_rows {
+        return Err("is stored in Fortran's order; write it with `numpy.ascontiguousarray`".into());
+    }
+    raw(pickle, bytes).ok_or_else(|| none.into())
 }
 
 /// Bytes, also as Python 2 wrote them, as text of one byte a character, and Python 3 for it.
@@ -176,7 +226,13 @@ fn raw(pickle: &Pickle, id: Id) -> Option<Vec<u8>> {
     match pickle.node(id) {
         Node::Bytes(bytes) => Some(bytes.to_vec()),
         Node::Str(text) => text.chars().map(|c| u8::try_from(c).ok()).collect(),
-        Node::Object(object) if pickle.global(object.callable) == Some("_codecs.encode") => {
+        // A bytearray is made of bytes.
+        Node::Object(object)
+            if matches!(
+                pickle.global(object.callable),
+                Some("_codecs.encode" | "builtins.bytearray" | "__builtin__.bytearray")
+            ) =>
+        {
             raw(pickle, *pickle.items(object.args)?.first()?)
         }
         _ => None,
@@ -199,8 +255,9 @@ fn names(batch: &Path) -> Result<Option<Vec<String>>> {
         return Ok(None);
     }
     let named = Pickle::parse(&super::tree::map(&meta)?).and_then(|pickle| {
-        let names = pickle.get(pickle.root, "label_names").and_then(|id| pickle.items(id));
-        let names = names.and_then(|ids| ids.iter().map(|id| pickle.str(*id).map(String::from)).collect());
+        let names = pickle.get(pickle.root, "label_names").or_else(|| by_bytes(&pickle, "label_names"));
+        let text = |id: &Id| pickle.str(*id).map(String::from).or_else(|| String::from_utf8(raw(&pickle, *id)?).ok());
+        let names = names.and_then(|id| pickle.items(id)).and_then(|ids| ids.iter().map(text).collect());
         names.ok_or_else(|| "it has no list of texts `label_names`".to_string())
     });
     match named {

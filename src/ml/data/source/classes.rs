@@ -2,7 +2,7 @@
 //! and REPA.
 
 use super::names::normal;
-use candle_core::{Result, bail};
+use candle_core::{Error, Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};
@@ -172,6 +172,30 @@ fn pair(entry: &Value) -> Result<(&str, &Value)> {
             let text: String = entry.to_string().chars().take(80).collect();
             bail!("`{text}` is not a pair of name and label")
         }
+    }
+}
+
+/// Gives an error a hint, unless it has one.
+pub fn hinted<T>(result: Result<T>, hint: &str) -> Result<T> {
+    result.map_err(|e| {
+        let e = if let Error::WithBacktrace { inner, .. } = e { *inner } else { e };
+        match e {
+            Error::Context { .. } => e,
+            e => Error::msg(hint).context(e.to_string()),
+        }
+    })
+}
+
+/// What is wrong with classes of which none of these many images are; `None` if all have some.
+pub fn empty(classes: &[String], images: &[u64]) -> Option<String> {
+    let empty: Vec<usize> = (0..classes.len()).filter(|class| images.get(*class).is_none_or(|n| *n == 0)).collect();
+    let names = first(empty.iter().map(|class| format!("`{}`", classes[*class])));
+    let all = classes.len();
+    match empty.as_slice() {
+        [] => None,
+        [0] if classes[0] == "0" => Some(format!("class `0` of {all} has no images: labels seem to count from 1")),
+        [_] => Some(format!("class {names} of {all} has no images")),
+        several => Some(format!("{} of {all} classes have no images: {names}", several.len())),
     }
 }
 

@@ -2,12 +2,16 @@
 //! images, or when their layout would lose the labels. Does not know how files are read.
 
 use super::belongs::EXTENSIONS;
-use super::classes::{self, LIST, Labelled, List};
-use super::layout::{Classes, Doubt, doubt};
+use super::classes::{self, LIST, Labelled, List, hinted};
+use super::layout::{Classes, Doubt, doubt, masks};
 use super::left_out::LeftOut;
+use super::said::Said;
 use super::table::Table;
 use candle_core::{Result, bail};
 use std::path::Path;
+
+/// What is said of a list of labels that does not fit.
+const LISTED: &str = "the labels of a set must name every image of it and no others";
 
 /// Files that were found and are not labelled yet.
 pub struct FoundFiles<'a> {
@@ -34,13 +38,13 @@ impl FoundFiles<'_> {
         names: &[&Path],
         classes: Classes,
         is_there: &dyn Fn(&Path) -> bool,
-    ) -> Result<(Labelled, LeftOut, Vec<String>)> {
+    ) -> Result<(Labelled, LeftOut, Said)> {
         let (list, table) = (self.list.take(), self.table.take());
         let Self { shown, place, left_out, .. } = &self;
         if names.is_empty() {
             bail!("{shown} holds no images ({}){}", EXTENSIONS.join(", "), left_out.explained());
         }
-        let mut notes = vec![];
+        let mut said = Said::default();
         if let Some(doubt) = self.doubt.as_ref().filter(|_| classes == Classes::Auto) {
             return Err(self.doubtful(doubt));
         }
@@ -51,22 +55,33 @@ impl FoundFiles<'_> {
             if classes == Classes::Folders {
                 bail!("{shown}: classes are either its folders, as `classes` says, or those of `labels`; omit one");
             }
-            let mut labelled = table.label(shown, names)?;
+            let (mut labelled, guess) = table.label(shown, names)?;
+            said.warnings.extend(guess);
             if classes == Classes::One {
                 labelled.forget();
             }
-            return Ok((labelled, self.left_out, notes));
+            return Ok((labelled, self.left_out, said));
         }
+        if let (None, Some((count, mask, of))) = (&list, masks(names)) {
+            let (mask, of) = (mask.display(), of.display());
+            said.warnings.push(format!(
+                "{shown}: {count} images seem to be masks, such as `{mask}` of `{of}`, and are taken as images of \
+                 the set; move them elsewhere if they are"
+            ));
+        }
+        let listed = |list| hinted(classes::by_list(place, names, list), LISTED);
         let labelled = match (list, classes) {
-            (Some(list), Classes::Auto) => classes::by_list(place, names, list)?,
+            (Some(list), Classes::Auto) => listed(list)?,
             (Some(list), Classes::One) => {
-                let mut labelled = classes::by_list(place, names, list)?;
+                let mut labelled = listed(list)?;
                 labelled.forget();
                 labelled
             }
             (None, Classes::One) => {
                 if let Some(doubt @ (Doubt::Parts { .. } | Doubt::Beside { .. })) = doubt(names) {
-                    notes.push(format!("{shown}: {doubt}; all of them are taken"));
+                    // Notes of measurements that were made before stay as they are.
+                    let kept = if doubt.is_worded() { &mut said.warnings } else { &mut said.notes };
+                    kept.push(format!("{shown}: {doubt}; all of them are taken"));
                 }
                 classes::all_as_one(names)
             }
@@ -75,15 +90,37 @@ impl FoundFiles<'_> {
                 if let Some(doubt) = doubt(names) {
                     return Err(self.doubtful(&doubt));
                 }
-                classes::by_folder(shown, names)?
+                let labelled = classes::by_folder(shown, names)?;
+                if labelled.classes.len() == 1 {
+                    said.warnings.extend(self.unread_labels(names.len()));
+                }
+                labelled
             }
             (_, Classes::Folders) => classes::by_folder(shown, names)?,
         };
         if classes != Classes::One && !self.bare.is_empty() {
             let folders = classes::first(self.bare.iter().map(|name| format!("`{name}`")));
-            notes.push(format!("{shown}: {folders} hold no images, so they are not classes"));
+            said.notes.push(format!("{shown}: {folders} hold no images, so they are not classes"));
         }
-        Ok((labelled, self.left_out, notes))
+        Ok((labelled, self.left_out, said))
+    }
+
+    /// What is said of files that may hold the labels of so many images, which are all of one
+    /// class.
+    fn unread_labels(&self, images: usize) -> Option<String> {
+        let found = |(ext, least): (&'static str, u64)| Some((ext, self.left_out.of(ext))).filter(|(_, n)| *n >= least);
+        let kinds = [("csv", 1), ("tsv", 1), ("jsonl", 1), ("cls", 1), ("json", images as u64)];
+        let (ext, n) = kinds.into_iter().find_map(found)?;
+        let how = match ext {
+            "csv" | "tsv" => "`labels` names the file that has the class of each",
+            "cls" | "json" if self.archive => {
+                "labels are read from a tar in which the names of image and label are alike up to the first dot \
+                 (`0001.cls`, or `label` in `0001.json`), or from a CSV that `labels` names"
+            }
+            _ => "labels are read from a CSV with the columns `file` and `label`, which `labels` names",
+        };
+        let shown = &self.shown;
+        Some(format!("{shown}: all images are of one class, but {n} .{ext} beside them may hold their classes; {how}"))
     }
 
     /// Refuses the parent folder of a prepared set, whose labels would be ignored.
@@ -112,6 +149,9 @@ impl FoundFiles<'_> {
             Doubt::Shards { .. } => "a WebDataset has the label of `0001.jpg` in `0001.cls`, or as `label` in \
                  `0001.json`"
                 .into(),
+            Doubt::Inside { .. } => {
+                "put the parts above the classes, as in `train/cat` and `test/cat`, and name one of them".into()
+            }
             Doubt::Backslashes { .. } => {
                 "name the ZIP itself, or unpack it with a program that understands its paths".into()
             }

@@ -1,7 +1,8 @@
 //! Counts by reason what lies in a set of images but is not part of it, so that results can report
 //! it: a value from 18 of 24 images is a different value.
 
-use super::belongs::{extension, is_unread};
+use super::belongs::{EXTENSIONS, extension, is_unread};
+use super::classes::first;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,19 +23,22 @@ const MOST: usize = 40;
 /// Images that cannot be decoded.
 const UNREADABLE: &str = "unreadable";
 
-/// Formats in which data sets are distributed, by extension or reason, with advice.
+/// Formats in which data sets are distributed, by extension or reason, with advice; archives and
+/// tables of images come first.
 const CONTAINERS: [(&[&str], &str); 10] = [
-    (&[".tar"], "tars in a tar in a tar are not read: unpack the outer one"),
-    (&[".parquet"], "tables in an archive are not read: unpack it"),
+    (&[".tar"], "tars beside images, or in a tar in a tar, are not read: name the tar itself or unpack it"),
+    (&[".parquet"], "tables beside images, or in an archive, are not read: name the table itself or unpack it"),
     (&[".arrow"], "Arrow tables are not read: `to_parquet` of Hugging Face's `Dataset` writes what is"),
     (&[".tfrecord", ".tfrecords"], "export TensorFlow records to image files or a WebDataset first"),
     (&[".mdb"], "export the LMDB database to image files or a WebDataset first"),
-    (&[".zip"], "ZIP files inside a folder are not read: name the ZIP itself"),
+    (&[".zip"], "ZIP files inside a folder or an archive are not read: name the ZIP itself or unpack it"),
     (&[".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar"], "unpack compressed files first"),
     (&[".npz", ".npy"], "arrays are accepted by `erw eval` and `stats`, not by `images`"),
     (&[".beton", ".rec", ".h5", ".hdf5", ".mat", ".pkl", ".pickle", ".pt", ".pth"], "export them to image files first"),
     (&[BARE], "images are recognised by their file extensions"),
 ];
+/// How many of them are archives and tables of images.
+const ARCHIVES: usize = 7;
 
 /// Counts by reason: a file extension (`.avif`) or a word.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +96,37 @@ impl LeftOut {
         let known = CONTAINERS.iter().filter(|(endings, _)| endings.iter().any(|ending| self.0.contains_key(*ending)));
         let hints: String = known.map(|(_, hint)| format!("; {hint}")).collect();
         format!(", but {self}{hints}")
+    }
+
+    /// How many files have this extension, which is without a dot.
+    pub fn of(&self, extension: &str) -> u64 {
+        self.0.get(&format!(".{extension}")).copied().unwrap_or(0)
+    }
+
+    /// What may hold images of the set, though it is left out of it, as sentences: archives and
+    /// tables, and files whose names are those of images with more behind them, as browsers save
+    /// them.
+    pub fn suspects(&self) -> Vec<String> {
+        let mut said = vec![];
+        for (endings, hint) in &CONTAINERS[..ARCHIVES] {
+            let held: Vec<String> =
+                endings.iter().filter_map(|ending| self.0.get(*ending).map(|n| format!("{n} {ending}"))).collect();
+            if !held.is_empty() {
+                said.push(format!("left out though they may hold images: {}; {hint}", held.join(", ")));
+            }
+        }
+        let is_like = |reason: &str| {
+            let Some(ext) = reason.strip_prefix('.') else { return false };
+            let rest = |known: &&str| ext.strip_prefix(*known).and_then(|rest| rest.chars().next());
+            EXTENSIONS.iter().filter_map(|known| rest(&known)).any(|next| "_-?:!&@;".contains(next))
+        };
+        let like: Vec<String> =
+            self.0.iter().filter(|(reason, _)| is_like(reason)).map(|(reason, n)| format!("{n} {reason}")).collect();
+        if !like.is_empty() {
+            let names = first(like);
+            said.push(format!("left out though their names are like those of images: {names}; rename them"));
+        }
+        said
     }
 
     /// The entries that users would regard as images: unsupported formats and damaged files.

@@ -1,6 +1,6 @@
 //! Where images come from: a folder tree, the prepared folder of EDM2 and REPA, a ZIP or tar of
-//! either, tars of one class each, the shards of a WebDataset, Parquet tables, a pair of IDX files, or
-//! the batches of CIFAR-10. The contents show which. [`ImageListing`] presents all as images by
+//! either, tars of one class each, the shards of a WebDataset, Parquet tables, a pair of IDX files,
+//! or the batches of CIFAR-10. The contents show which. [`ImageListing`] presents all as images by
 //! index, with labels.
 //!
 //! Listing reads only names and labels. Images are read one by one, from any number of threads:
@@ -15,11 +15,13 @@ mod idx;
 pub mod layout;
 pub mod left_out;
 mod names;
+mod said;
 mod table;
 mod tables;
 pub mod tree;
 mod webdataset;
 
+use super::decode::extras::Extras;
 use super::decode::orientation::Orientation;
 use super::decode::{MAX_BYTES, decode};
 use super::rgb::Rgb;
@@ -29,14 +31,15 @@ use archive::{Archive, Kind, is_tar};
 use belongs::{hidden_part, is_image};
 use candle_core::{Error, Result, bail};
 use cifar::Cifar;
-use classes::{LIST, Labelled, List};
+use classes::{LIST, Labelled, List, first, hinted};
 use erw_base::braces;
 use found::FoundFiles;
 use idx::Idx;
-use layout::{Classes, doubt_of_shards};
+use layout::{Classes, check_series, doubt_of_shards, series};
 use left_out::LeftOut;
+use said::Said;
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -49,6 +52,9 @@ pub const READABLE: &str = "a folder with one folder of images per class, a ZIP 
                             tar per class, WebDataset shards, Parquet tables (Hugging Face), a folder or archive with \
                             dataset.json (EDM2, REPA), or a folder of IDX files (MNIST) or CIFAR-10 batches";
 
+/// What is said of a list of labels that cannot be used.
+const LISTED: &str = "a list of labels has a pair of name and number for each image in `labels`, or null there";
+
 /// A listed set of images.
 #[derive(Debug)]
 pub struct ImageListing {
@@ -59,8 +65,7 @@ pub struct ImageListing {
     /// Index in the storage, and label.
     images: Vec<(usize, i64)>,
     left_out: LeftOut,
-    /// Remarks about the set, one sentence each.
-    notes: Vec<String>,
+    said: Said,
     store: Storage,
 }
 
@@ -113,7 +118,7 @@ impl ImageListing {
     /// Lists `root`; `classes` says what its folders are.
     pub fn open_as(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let named = if root.exists() { None } else { braces::of_path(root) };
-        let source = match named {
+        let mut source = match named {
             Some(Ok((folder, names))) => Self::named(root, &folder, &names, (part, labels), classes)?,
             Some(Err(why)) => bail!("{}: the path {why}", root.display()),
             None if root.is_dir() => Self::folder(root, part, labels, classes)?,
@@ -133,7 +138,11 @@ impl ImageListing {
             (Storage::Idx(_) | Storage::Cifar(_), _, Some(_)) if root.is_dir() => {
                 bail!("{shown} is a folder, whose label files are found by name; omit `labels`")
             }
-            _ => Ok(source),
+            _ => {
+                let Self { said, left_out, .. } = &mut source;
+                said.warnings.extend(left_out.suspects());
+                Ok(source)
+            }
         }
     }
 
@@ -165,7 +174,7 @@ impl ImageListing {
         }
         let place = archive.place_of(LIST);
         let prepared = match archive.find(Path::new(LIST)).map(|i| archive.read(i)).transpose() {
-            Ok(text) => text.map(|text| List::parse(&place, &text)).transpose()?,
+            Ok(text) => text.map(|text| hinted(List::parse(&place, &text), LISTED)).transpose()?,
             Err(e) => bail!("{place}: {e}"),
         };
         let what = match (archive.kind(), prepared.is_some()) {
@@ -186,6 +195,7 @@ impl ImageListing {
             }
             prepared => (prepared, place, what, None),
         };
+        let folders = if described.is_some() { archive.folders() } else { BTreeSet::new() };
         let holds_label = |name: &Path| described.is_some_and(|ext| webdataset::has_extension(name, ext));
         let doubt = doubt_of_shards(&archive.inner(), list.is_some() || table.is_some());
         let (mut hidden, mut lists) = (HashSet::new(), HashSet::new());
@@ -209,31 +219,51 @@ impl ImageListing {
         });
         let shown = archive.shown();
         let set = FoundFiles { shown, place, list, table, left_out, bare: vec![], archive: true, root, doubt };
-        let (labelled, left_out, notes) = set.label(&archive.names(), classes, &|name| lists.contains(name))?;
+        let (labelled, left_out, mut said) = set.label(&archive.names(), classes, &|name| lists.contains(name))?;
+        if let (Some(extension), 2..) = (described, folders.len()) {
+            let names = first(folders.iter().map(|name| format!("`{name}`")));
+            let instead = match archive.kind() {
+                Kind::Tar => "; set `classes = \"folders\"` if the folders are the classes",
+                _ => "",
+            };
+            let text = format!("labels are those of its .{extension} files, and not its folders {names}{instead}");
+            said.warnings.push(format!("{}: {text}", archive.shown()));
+        }
         let store = Storage::Archive(archive);
-        Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
+        Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, said, store })
     }
 
     fn folder(root: &Path, part: Option<&str>, labels: Option<&Path>, classes: Classes) -> Result<Self> {
         let shown = root.display();
         if let Some((images, labels)) = of_part(root, "IDX files", idx::pairs(root)?, part)? {
-            return Ok(Self::of_idx(Idx::open(&images, &idx::labels_of(&images, &labels)?)?, classes));
+            let mut set = Self::of_idx(Idx::open(&images, &idx::labels_of(&images, &labels)?)?, classes);
+            set.said.warnings.extend(images_beside(root, "IDX files"));
+            return Ok(set);
         }
         if let Some(batches) = of_part(root, "CIFAR batches", cifar::parts(root)?, part)? {
-            return Ok(Self::of_cifar(Cifar::open(&batches)?, classes));
+            let mut set = Self::of_cifar(Cifar::open(&batches)?, classes);
+            set.said.warnings.extend(cifar::lacking(root, &batches));
+            set.said.warnings.extend(images_beside(root, "CIFAR batches"));
+            return Ok(set);
         }
-        let list = List::beside(root)?;
+        let list = hinted(List::beside(root), LISTED)?;
         let is_listed = |name: &Path| list.as_ref().is_some_and(|list| list.names(name));
         let Tree { files, left_out, bare } = tree::list(root, &is_image, &is_listed)?;
         if files.is_empty() && list.is_none() {
             let tars = tree::list(root, &is_tar, &|_| false)?;
             if !tars.files.is_empty() {
+                let stems: Vec<PathBuf> = tars.files.iter().map(|tar| tar.with_extension("")).collect();
+                let is_chosen = |stem: &&Path| part.is_none_or(|part| series(stem).name == part);
+                let chosen: Vec<&Path> = stems.iter().map(PathBuf::as_path).filter(is_chosen).collect();
+                check_series(root, &chosen, "tar")?;
                 let archive = Archive::open_tars(root, &tars.files)?;
                 return Self::archive(archive, root, part, labels, tars.left_out, classes);
             }
             let tables = tree::list(root, &is_table, &|_| false)?;
             if !tables.files.is_empty() {
                 let files = tables::of_part(root, tables.files, part)?;
+                let stems: Vec<PathBuf> = files.iter().map(|file| file.with_extension("")).collect();
+                check_series(root, &stems.iter().map(PathBuf::as_path).collect::<Vec<_>>(), "parquet")?;
                 return Self::tables(root, &files, tables.left_out, classes);
             }
         }
@@ -252,13 +282,13 @@ impl ImageListing {
             root,
             doubt: None,
         };
-        let (labelled, left_out, notes) = set.label(&paths, classes, &|name| root.join(name).is_file())?;
+        let (labelled, left_out, said) = set.label(&paths, classes, &|name| root.join(name).is_file())?;
         let store = Storage::Folder(root.to_path_buf(), files);
-        Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, notes, store })
+        Ok(Self { what, classes: labelled.classes, images: labelled.files, left_out, said, store })
     }
 
-    /// The shards or tables that braces in `root` name, which lie in `folder`. They are the set that
-    /// a folder of them alone would be.
+    /// The shards or tables that braces in `root` name, which lie in `folder`. They are the set
+    /// that a folder of them alone would be.
     fn named(
         root: &Path,
         folder: &Path,
@@ -268,6 +298,9 @@ impl ImageListing {
     ) -> Result<Self> {
         let mut names = names.to_vec();
         names.sort();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            bail!("{}: its braces name {} twice", root.display(), folder.join(&pair[0]).display());
+        }
         if let Some(absent) = names.iter().map(|name| folder.join(name)).find(|path| !path.is_file()) {
             bail!("{}: no file {}", root.display(), absent.display());
         }
@@ -287,13 +320,21 @@ impl ImageListing {
         if tables.len() == 0 {
             bail!("{} holds no rows", root.display());
         }
+        let mut said = Said::default();
         let labels = match classes {
             Classes::One => Labels { classes: vec![String::new()], labels: vec![0; tables.len()] },
-            Classes::Auto | Classes::Folders => tables.labels()?,
+            Classes::Auto | Classes::Folders => {
+                const HINT: &str = "set `classes = \"one\"` to put all images in one class";
+                match tables.label_column() {
+                    Some(name) => said.remarks.push(format!("labels: column `{name}`")),
+                    None => said.warnings.extend(hinted(tables.without_labels(root, files), HINT)?),
+                }
+                hinted(tables.labels(), HINT)?
+            }
         };
         let images = labels.labels.into_iter().enumerate().collect();
         let store = Storage::Tables(tables);
-        Ok(Self { what: "a Parquet table", classes: labels.classes, images, left_out, notes: vec![], store })
+        Ok(Self { what: "a Parquet table", classes: labels.classes, images, left_out, said, store })
     }
 
     fn of_cifar(cifar: Cifar, classes: Classes) -> Self {
@@ -307,7 +348,7 @@ impl ImageListing {
             classes: labelled.classes,
             images: labelled.files,
             left_out: LeftOut::default(),
-            notes: vec![],
+            said: Said::default(),
             store: Storage::Cifar(cifar),
         }
     }
@@ -325,7 +366,7 @@ impl ImageListing {
             classes: labelled.classes,
             images: labelled.files,
             left_out: LeftOut::default(),
-            notes: vec![],
+            said: Said::default(),
             store: Storage::Idx(idx),
         }
     }
@@ -373,9 +414,19 @@ impl ImageListing {
         &self.left_out
     }
 
-    /// Remarks about the set, one sentence each.
+    /// Remarks about the set that a measurement of it must state, one sentence each.
     pub fn notes(&self) -> &[String] {
-        &self.notes
+        &self.said.notes
+    }
+
+    /// What may not be meant so, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.said.warnings
+    }
+
+    /// What was decided about the set, one sentence each.
+    pub fn remarks(&self) -> &[String] {
+        &self.said.remarks
     }
 
     pub fn label(&self, index: usize) -> i64 {
@@ -406,9 +457,23 @@ impl ImageListing {
     /// Reads and prepares an image. Also returns the number of decoder warnings about damaged data.
     /// Errors name the image.
     pub fn load(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32)> {
+        self.load_whole(index, how).map(|(image, warnings, _)| (image, warnings))
+    }
+
+    /// The same, with what else its file holds.
+    pub fn load_whole(&self, index: usize, how: &Preparation) -> Result<(Rgb, u32, Extras)> {
         let read = self.image(self.images[index].0, how.orientation);
-        match read.and_then(|(image, warnings)| Ok((how.transform.apply(&image, how.size)?, warnings))) {
+        match read.and_then(|(image, warnings, more)| Ok((how.transform.apply(&image, how.size)?, warnings, more))) {
             Ok(ready) => Ok(ready),
+            Err(e) => bail!("{}: {e}", self.place(index)),
+        }
+    }
+
+    /// Reads an image for its stored width and height, and what else its file holds. Errors name
+    /// the image.
+    pub fn look(&self, index: usize) -> Result<(usize, usize, Extras)> {
+        match self.image(self.images[index].0, Orientation::Ignore) {
+            Ok((image, _, more)) => Ok((image.width, image.height, more)),
             Err(e) => bail!("{}: {e}", self.place(index)),
         }
     }
@@ -416,18 +481,22 @@ impl ImageListing {
     /// Reads an image at its original size. Errors name the image.
     pub fn original(&self, index: usize, orientation: Orientation) -> Result<Rgb> {
         match self.image(self.images[index].0, orientation) {
-            Ok((image, _)) => Ok(image),
+            Ok((image, ..)) => Ok(image),
             Err(e) => bail!("{}: {e}", self.place(index)),
         }
     }
 
-    fn image(&self, at: usize, orientation: Orientation) -> Result<(Rgb, u32)> {
+    fn image(&self, at: usize, orientation: Orientation) -> Result<(Rgb, u32, Extras)> {
+        let decoded = |file: &[u8]| {
+            let (image, warnings) = decode(file, orientation)?;
+            Ok((image, warnings, Extras::of(file)))
+        };
         match &self.store {
-            Storage::Folder(root, names) => decode(&read(&root.join(&names[at]))?, orientation),
-            Storage::Archive(archive) => decode(&archive.read(at)?, orientation),
-            Storage::Tables(tables) => decode(tables.read(at)?.data(), orientation),
-            Storage::Idx(idx) => Ok((idx.image(at), 0)),
-            Storage::Cifar(cifar) => Ok((cifar.image(at), 0)),
+            Storage::Folder(root, names) => decoded(&read(&root.join(&names[at]))?),
+            Storage::Archive(archive) => decoded(&archive.read(at)?),
+            Storage::Tables(tables) => decoded(tables.read(at)?.data()),
+            Storage::Idx(idx) => Ok((idx.image(at), 0, Extras::default())),
+            Storage::Cifar(cifar) => Ok((cifar.image(at), 0, Extras::default())),
         }
     }
 }
@@ -483,6 +552,14 @@ fn of_part<T>(root: &Path, what: &str, mut parts: BTreeMap<String, T>, part: Opt
         None if parts.len() > 1 => bail!("{shown} holds {what} of several parts; choose one with `part`: {known}"),
         None => Ok(parts.into_values().next()),
     }
+}
+
+/// What is said of images in a folder whose files of another kind are the set.
+fn images_beside(root: &Path, what: &str) -> Option<String> {
+    let files = tree::list(root, &is_image, &|_| false).ok()?.files;
+    let names = first(files.iter().map(|name| name.display()));
+    let (shown, n) = (root.display(), files.len());
+    (n > 0).then(|| format!("{shown}: its {what} are the set, and {n} images beside them are not part of it: {names}"))
 }
 
 /// Opens the tars in an archive that holds no images beside them.

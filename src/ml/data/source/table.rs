@@ -5,7 +5,7 @@
 //! stand; other texts are class names, numbered in sorted order.
 
 use super::belongs::is_image;
-use super::classes::{Labelled, MAX_CLASSES, files_of, first};
+use super::classes::{Labelled, MAX_CLASSES, files_of, first, hinted};
 use super::names::normal;
 use candle_core::{Error, Result, bail};
 use csv_core::{ReadRecordResult, ReaderBuilder};
@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 
 /// Names of the two columns, in lower case, as published tables have them.
 const IMAGES: [&str; 8] = ["imageid", "image_id", "image", "file", "file_name", "filename", "path", "id"];
-const LABELS: [&str; 8] =
-    ["predictionstring", "label", "labels", "class", "class_name", "class_id", "category", "target"];
+pub const LABELS: [&str; 8] = [BOXES, "label", "labels", "class", "class_name", "class_id", "category", "target"];
 
 /// ImageNet's column of boxes: for each box the class and four numbers.
 const BOXES: &str = "predictionstring";
+
+/// What is said of a table that does not fit.
+const HINT: &str = "give as `labels` a CSV with a row for each image of the set: its file, and its class";
 
 /// A table of labels.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ struct Columns {
     image: usize,
     label: usize,
     is_boxes: bool,
+    /// Whether the first row is a header because of its place only.
+    is_guess: bool,
 }
 
 impl Table {
@@ -49,19 +53,28 @@ impl Table {
         let shown = path.display();
         let text = match erw_base::text::read(path) {
             Ok(text) => text,
-            Err(e) => bail!("{shown}: not a CSV file of labels: {e}"),
+            Err(e) => return hinted(Err(Error::msg(format!("{shown}: not a CSV file of labels: {e}"))), HINT),
         };
         match rows(&text) {
             Ok(rows) => Ok(Self { path: path.to_path_buf(), rows }),
-            Err(why) => bail!("{shown}:{why}"),
+            Err(why) => hinted(Err(Error::msg(format!("{shown}:{why}"))), HINT),
         }
     }
 
-    /// The labels of images, sorted by name. `shown` names their set in messages.
-    pub fn label(&self, shown: &str, names: &[&Path]) -> Result<Labelled> {
+    /// The labels of images, sorted by name, and a remark about the table if there is one. `shown`
+    /// names their set in messages.
+    ///
+    /// # Errors
+    /// When it does not fit the images. The innermost error is the hint.
+    pub fn label(&self, shown: &str, names: &[&Path]) -> Result<(Labelled, Option<String>)> {
+        hinted(self.labels(shown, names), HINT)
+    }
+
+    fn labels(&self, shown: &str, names: &[&Path]) -> Result<(Labelled, Option<String>)> {
         let path = self.path.display();
         let index = Index::of(names);
         let (columns, rows) = self.columns(&index)?;
+        let guess = columns.is_guess.then(|| self.guessed(&columns, rows, shown)).transpose()?;
         let mut given: Vec<Option<(u64, String)>> = vec![None; names.len()];
         let mut absent = vec![];
         for Row { line, cells } in rows {
@@ -93,7 +106,22 @@ impl Table {
         let given: Vec<(u64, String)> = given.into_iter().flatten().collect();
         let mut labelled = self.numbered(&given)?;
         labelled.files.sort_by_key(|(i, _)| names[*i]);
-        Ok(labelled)
+        Ok((labelled, guess))
+    }
+
+    /// A remark about a first row that is taken for a header.
+    ///
+    /// # Errors
+    /// When it looks like any other row: its class is that of others.
+    fn guessed(&self, columns: &Columns, rows: &[Row], shown: &str) -> Result<String> {
+        let (path, head) = (self.path.display(), &self.rows[0].cells);
+        let (name, class) = (head[columns.image].trim(), head[columns.label].trim());
+        let is_number = |text: &str| text.parse::<u64>().is_ok();
+        let classes = || rows.iter().map(|row| row.cells[columns.label].trim());
+        if classes().any(|other| other == class) || (is_number(class) && classes().all(is_number)) {
+            bail!("{path}:1: `{name}` is not in {shown}, and its class `{class}` is no name of a column");
+        }
+        Ok(format!("{path}: the first row, `{name}` and `{class}`, is taken for the names of the columns"))
     }
 
     /// The columns, and the rows below the header if there is one.
@@ -105,21 +133,21 @@ impl Table {
         }
         let is_row = |cell: &str| is_image(Path::new(cell.trim())) || index.find(cell).is_ok_and(|i| i.is_some());
         if head.len() == 2 && is_row(&head[0]) {
-            return Ok((Columns { image: 0, label: 1, is_boxes: false }, &self.rows));
+            return Ok((Columns { image: 0, label: 1, is_boxes: false, is_guess: false }, &self.rows));
         }
         let column = |known: &[&str]| {
             let mut found = head.iter().enumerate().filter(|(_, name)| known.contains(&lower(name).as_str()));
             found.next().filter(|_| found.next().is_none()).map(|(i, _)| i)
         };
-        let (image, label) = match (column(&IMAGES), column(&LABELS)) {
-            (Some(image), Some(label)) => (image, label),
-            _ if head.len() == 2 => (0, 1),
+        let (image, label, is_guess) = match (column(&IMAGES), column(&LABELS)) {
+            (Some(image), Some(label)) => (image, label, false),
+            (image, label) if head.len() == 2 => (0, 1, image.or(label).is_none()),
             _ => {
                 let text = format!("{path}: which columns are the file and the label is unclear: {}", head.join(", "));
                 return Err(Error::msg("name one column `file` and one `label`, or keep these two only").context(text));
             }
         };
-        Ok((Columns { image, label, is_boxes: lower(&head[label]) == BOXES }, &self.rows[1..]))
+        Ok((Columns { image, label, is_boxes: lower(&head[label]) == BOXES, is_guess }, &self.rows[1..]))
     }
 
     /// Numbers the classes of all images, given with the lines that state them.

@@ -6,6 +6,7 @@
 
 use super::classes::MAX_CLASSES;
 use super::layout::{doubt_of_shards, series};
+use super::table;
 use crate::data::decode::{MAX_BYTES, contained};
 use bytes::Bytes;
 use candle_core::{Error, Result, bail};
@@ -31,6 +32,8 @@ const PORTION: usize = 1 << 16;
 /// Columns that hold images and labels in tables whose metadata does not say.
 const IMAGES: [&str; 2] = ["image", "img"];
 const LABELS: [&str; 2] = ["label", "labels"];
+/// CIFAR-100's, whose other labels are coarse.
+const FINE: &str = "fine_label";
 
 /// Open tables that are one set.
 #[derive(Debug)]
@@ -48,7 +51,8 @@ struct Table {
     metadata: ParquetMetaData,
     /// The columns of images and labels among the leaves of the schema.
     image: usize,
-    label: Option<usize>,
+    /// Or why it cannot be chosen.
+    label: LabelColumn,
     /// Class names, if the metadata has them.
     names: Option<Vec<String>>,
 }
@@ -78,7 +82,7 @@ pub fn is_table(name: &Path) -> bool {
 pub fn of_part(root: &Path, files: Vec<PathBuf>, part: Option<&str>) -> Result<Vec<PathBuf>> {
     let shown = root.display();
     let stems: Vec<PathBuf> = files.iter().map(|file| file.with_extension("")).collect();
-    let known = || stems.iter().map(|stem| series(stem).0).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+    let known = || stems.iter().map(|stem| series(stem).name).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
     let Some(part) = part else {
         let stems: Vec<&Path> = stems.iter().map(PathBuf::as_path).collect();
         if doubt_of_shards(&stems, true).is_some() {
@@ -87,7 +91,7 @@ pub fn of_part(root: &Path, files: Vec<PathBuf>, part: Option<&str>) -> Result<V
         return Ok(files);
     };
     let chosen: Vec<PathBuf> =
-        files.iter().zip(&stems).filter(|(_, stem)| series(stem).0 == part).map(|(file, _)| file.clone()).collect();
+        files.iter().zip(&stems).filter(|(_, stem)| series(stem).name == part).map(|(file, _)| file.clone()).collect();
     match chosen.is_empty() {
         true => bail!("{shown} holds no tables of part `{part}`; its parts are {}", known().join(", ")),
         false => Ok(chosen),
@@ -115,6 +119,49 @@ impl Tables {
         self.rows
     }
 
+    /// The name of the column of labels; `None` if there is none, or it is unclear which it is.
+    pub fn label_column(&self) -> Option<&str> {
+        let table = self.tables.first()?;
+        let column = (*table.label.as_ref().ok()?)?;
+        let schema = table.metadata.file_metadata().schema_descr();
+        schema.columns()[column].path().parts().first().map(String::as_str)
+    }
+
+    /// What is said of tables without a column of labels, `files` in the folder `root`.
+    ///
+    /// # Errors
+    /// When the folders of the tables are named as the values of such a column, as Hive names them.
+    pub fn without_labels(&self, root: &Path, files: &[PathBuf]) -> Result<Option<String>> {
+        let Some(Ok(None)) = self.tables.first().map(|table| &table.label) else { return Ok(None) };
+        let shown = root.display();
+        let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+        for part in folders.iter().flat_map(|folder| folder.components()) {
+            let text = part.as_os_str().to_string_lossy();
+            if text.split_once('=').is_some_and(|(column, _)| is_label(column)) {
+                bail!(
+                    "{shown}: the labels are in names of folders, as `{text}`, which are not read; they must be a column"
+                );
+            }
+        }
+        let columns: Vec<String> = self.tables[0].columns().into_iter().map(|name| format!("`{name}`")).collect();
+        let named = "name the one that is meant `label`";
+        Ok(match (columns.len(), folders.len()) {
+            (_, 2..) => {
+                let names = super::classes::first(folders.iter().map(|folder| format!("`{}`", folder.display())));
+                Some(format!(
+                    "{shown}: all images are of one class: its tables lie in {names}, but folders of tables are no \
+                     classes, and none of the columns {} is of labels",
+                    columns.join(", ")
+                ))
+            }
+            (2.., _) => Some(format!(
+                "{shown}: all images are of one class: none of the columns {} is of labels; {named}",
+                columns.join(", ")
+            )),
+            _ => None,
+        })
+    }
+
     /// Reads the labels of all rows; without a column of labels there is one class.
     ///
     /// # Errors
@@ -123,14 +170,15 @@ impl Tables {
         let Some(first) = self.tables.first() else { return Ok(Labels { classes: vec![], labels: vec![] }) };
         let mut texts: Vec<Cell> = Vec::with_capacity(self.rows);
         for table in &self.tables {
-            if table.names != first.names || table.label.is_some() != first.label.is_some() {
+            let column = table.label()?;
+            if table.names != first.names || column.is_some() != first.label()?.is_some() {
                 bail!("{} and {} have different classes", first.path.display(), table.path.display());
             }
-            if let Some(column) = table.label {
+            if let Some(column) = column {
                 texts.extend(table.cells(column)?);
             }
         }
-        if first.label.is_none() {
+        if first.label()?.is_none() {
             return Ok(Labels { classes: vec![String::new()], labels: vec![0; self.rows] });
         }
         let most = first.names.as_ref().map_or(MAX_CLASSES, |names| names.len() as u64);
@@ -204,7 +252,7 @@ impl Table {
         let metadata = readable(|| ParquetMetaDataReader::new().parse_and_finish(&bytes).map_err(Error::wrap))?;
         let features = features(&metadata)?;
         let (image, label) = columns(&metadata, features.as_ref())?;
-        let names = label.and_then(|column| {
+        let names = label.clone().ok().flatten().and_then(|column| {
             let column = metadata.file_metadata().schema_descr().column(column);
             let names = features.as_ref()?.get(&column.path().parts()[0])?.get("names")?.as_array()?;
             names.iter().map(|name| name.as_str().map(String::from)).collect::<Option<Vec<_>>>()
@@ -213,6 +261,20 @@ impl Table {
         let this = Self { path: path.to_path_buf(), bytes: Arc::new(bytes), metadata, image, label, names };
         this.check()?;
         Ok(this)
+    }
+
+    /// The column of labels.
+    fn label(&self) -> Result<Option<usize>> {
+        match &self.label {
+            Ok(column) => Ok(*column),
+            Err(why) => bail!("{}: {why}", self.path.display()),
+        }
+    }
+
+    /// The names of its columns.
+    fn columns(&self) -> BTreeSet<String> {
+        let schema = self.metadata.file_metadata().schema_descr();
+        schema.columns().iter().filter_map(|leaf| leaf.path().parts().first().cloned()).collect()
     }
 
     /// Checks the sizes that the index states, and that the columns can be decoded.
@@ -224,7 +286,7 @@ impl Table {
                 bail!("damaged: row group {i} does not fit the schema");
             }
             rows = rows.saturating_add(group.num_rows());
-            for column in [Some(self.image), self.label].into_iter().flatten() {
+            for column in [Some(self.image), self.label.clone().ok().flatten()].into_iter().flatten() {
                 let chunk = group.column(column);
                 let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
                 let end =
@@ -344,8 +406,11 @@ fn features(metadata: &ParquetMetaData) -> Result<Option<Value>> {
     }
 }
 
+/// A column of labels, as the index of a leaf; or why none can be chosen.
+type LabelColumn = std::result::Result<Option<usize>, String>;
+
 /// The columns of images and of labels, as indices of leaves.
-fn columns(metadata: &ParquetMetaData, features: Option<&Value>) -> Result<(usize, Option<usize>)> {
+fn columns(metadata: &ParquetMetaData, features: Option<&Value>) -> Result<(usize, LabelColumn)> {
     let schema = metadata.file_metadata().schema_descr();
     let leaves = schema.columns();
     let names: BTreeSet<&str> = leaves.iter().map(|leaf| leaf.path().parts()[0].as_str()).collect();
@@ -376,17 +441,44 @@ fn columns(metadata: &ParquetMetaData, features: Option<&Value>) -> Result<(usiz
         Some(at) => bail!("its column `{name}` is {}, not struct{{bytes, path}} of encoded images", kind(at)),
         None => bail!("its column `{name}` is not struct{{bytes, path}} of encoded images"),
     };
-    let Some(name) = choose(of_type("ClassLabel"), &LABELS, "labels")? else { return Ok((image, None)) };
-    match leaf(&[&name]) {
-        Some(at)
-            if matches!(leaves[at].physical_type(), Type::INT64 | Type::INT32 | Type::BYTE_ARRAY)
-                && leaves[at].max_rep_level() == 0 =>
-        {
-            Ok((image, Some(at)))
+    let holds_labels = |at: usize| {
+        matches!(leaves[at].physical_type(), Type::INT64 | Type::INT32 | Type::BYTE_ARRAY)
+            && leaves[at].max_rep_level() == 0
+    };
+    let stated = choose(of_type("ClassLabel"), &LABELS, "labels").map_err(|e| plain(&e));
+    let label = stated.and_then(|name| match name {
+        Some(name) => match leaf(&[&name]) {
+            Some(at) if holds_labels(at) => Ok(Some(at)),
+            Some(at) => Err(format!("its column `{name}` is {}, not whole numbers or texts", kind(at))),
+            None => Err(format!("its column `{name}` is nested, not whole numbers or texts")),
+        },
+        // Any other column of a usual name, if it can be one of labels and is the only one.
+        None => {
+            let usable =
+                |name: &&&str| is_label(name) && leaf(&[**name]).is_some_and(|at| at != image && holds_labels(at));
+            let found: Vec<&str> = names.iter().filter(usable).copied().collect();
+            match found.as_slice() {
+                [] => Ok(None),
+                [one] => Ok(leaf(&[*one])),
+                several => {
+                    let several = several.join(", ");
+                    Err(format!("several columns may hold labels: {several}; rename the one that is meant to `label`"))
+                }
+            }
         }
-        Some(at) => bail!("its column `{name}` is {}, not whole numbers or texts", kind(at)),
-        None => bail!("its column `{name}` is nested, not whole numbers or texts"),
-    }
+    });
+    Ok((image, label))
+}
+
+/// Whether a column of this name holds labels, by the names that tables of text have, too.
+fn is_label(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name == FINE || table::LABELS.contains(&name.as_str())
+}
+
+/// The text of an error without its backtrace.
+fn plain(e: &Error) -> String {
+    if let Error::WithBacktrace { inner, .. } = e { inner.to_string() } else { e.to_string() }
 }
 
 /// `a list of INT64`, `DOUBLE`.

@@ -6,7 +6,7 @@
 
 use super::archive::Archive;
 use super::belongs::{hidden_part, is_image};
-use super::classes::{List, MAX_CLASSES};
+use super::classes::{List, MAX_CLASSES, hinted};
 use candle_core::{Result, bail};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,16 @@ const MAX_TEXT: usize = 1 << 20;
 ///
 /// # Errors
 /// When a label cannot be read, or a labelled sample has no image, or several, or several labels.
+/// The innermost error is the hint.
 pub fn labels(archive: &Archive) -> Result<Option<(List, &'static str)>> {
+    let hint = format!(
+        "a sample is an image and its label, a whole number from 0 to {} in `KEY.cls`, or as `label` in `KEY.json`",
+        MAX_CLASSES - 1
+    );
+    hinted(read_labels(archive), &hint)
+}
+
+fn read_labels(archive: &Archive) -> Result<Option<(List, &'static str)>> {
     let names = archive.names();
     for (extension, read) in [("cls", of_text as fn(&[u8]) -> Found), ("json", of_json)] {
         let mut labels = HashMap::new();

@@ -24,6 +24,13 @@ pub const TABLES: &[&str] = &["pos_embed", "feat_rope.freqs_cos", "feat_rope.fre
 /// The tensors of a dictionary in f32, without name parts from wrappers and trainers.
 pub fn adopt(file: Tensors) -> Result<Adopted> {
     let inside = state_dict::network(file, LANDMARKS)?;
+    // Numbers that are no floats are counters and masks, unless they are the network itself.
+    let is_first = |name: &&String| LANDMARKS.iter().any(|first| state_dict::plain(name).ends_with(first));
+    if LANDMARKS.iter().all(|first| !inside.tensors.contains_key(*first))
+        && let Some(name) = inside.beside.keys().find(is_first)
+    {
+        bail!("its `{name}` holds whole numbers, as int8 weights do, not floats: quantised weights are not read");
+    }
     let mut adopted = Adopted { dropped: inside.beside.into_keys().collect(), ..Adopted::default() };
     for (ours, (theirs, tensor)) in inside.tensors {
         adopted.tensors.insert(ours.clone(), tensor.to_dtype(DType::F32)?.contiguous()?);

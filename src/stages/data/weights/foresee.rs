@@ -86,7 +86,8 @@ fn unfit(request: &Request, opened: &WeightsFile, shapes: &Shapes, report: &Load
     let text = format!("`{}` does not fit {}", request.file.display(), request.network.describe());
     let mut error = report.faults().into_iter().fold(Error::usage(text), Error::because);
     let first: Vec<String> = shapes.iter().take(SHOWN).map(|(name, shape)| format!("{name} {shape:?}")).collect();
-    error = error.because(format!("the file has {} tensors, first {}", shapes.len(), first.join(", ")));
+    let (count, end) = (shapes.len(), if shapes.len() == 1 { "" } else { "s" });
+    error = error.because(format!("the file has {count} tensor{end}, first {}", first.join(", ")));
     let others = request.artifact.presets().iter().filter(|name| request.network.preset() != Some(**name));
     let fitting = others.copied().find(|name| {
         let request = Request { network: Network::Preset((*name).to_string()), ..request.clone() };

@@ -9,6 +9,7 @@ mod member;
 mod tar;
 mod zip;
 
+use super::belongs::is_image;
 use super::layout::series;
 use super::names::normal;
 use crate::data::decode::MAX_BYTES;
@@ -18,7 +19,7 @@ use flate2::read::DeflateDecoder;
 use member::{Member, Packing};
 use memmap2::Mmap;
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -147,7 +148,7 @@ impl Archive {
             Ok(part) => PathBuf::from(part),
             Err(why) => bail!("{shown}: `part` {why}"),
         };
-        let series: Vec<String> = self.volumes.iter().map(|v| series(&v.folder).0.to_string()).collect();
+        let series: Vec<String> = self.volumes.iter().map(|v| series(&v.folder).name.to_string()).collect();
         if self.kind == Kind::Tars && !self.members.iter().any(|m| m.name.starts_with(&part)) {
             let of_part = |m: &Member| Path::new(&series[m.volume]) == part;
             if self.members.iter().any(of_part) {
@@ -186,6 +187,18 @@ impl Archive {
         let inner =
             self.volumes.iter().enumerate().filter(|(i, v)| used.contains(i) && !v.folder.as_os_str().is_empty());
         inner.map(|(_, v)| v.folder.as_path()).collect()
+    }
+
+    /// The top-level folders of images within their own archives.
+    pub fn folders(&self) -> BTreeSet<String> {
+        let folder = |m: &Member| {
+            let volume = &self.volumes[m.volume].folder;
+            let around = volume.strip_prefix(&self.part).unwrap_or(Path::new(""));
+            let mut parts = m.name.strip_prefix(around).unwrap_or(&m.name).components();
+            let first = parts.next()?;
+            parts.next().map(|_| first.as_os_str().to_string_lossy().into_owned())
+        };
+        self.members.iter().filter(|m| is_image(&m.name)).filter_map(folder).collect()
     }
 
     /// Names of the files, in the archive's order.

@@ -2,7 +2,7 @@
 
 use super::member::{Member, Packing};
 use crate::data::source::names::normal;
-use candle_core::{Result, bail};
+use candle_core::{Error, Result, bail};
 use std::collections::HashSet;
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -28,13 +28,16 @@ pub fn list(map: &[u8], shown: &str) -> Result<Vec<Member>> {
     // recognised by the system field, or, if another program copied the entry, by the absence
     // of `/`.
     let slashes = zip.file_names_raw().any(|name| name.contains(&b'/'));
-    let mut entries = Vec::with_capacity(zip.len());
+    let (mut entries, mut first) = (Vec::with_capacity(zip.len()), map.len());
     for i in 0..zip.len() {
         let entry = match zip.by_index_raw(i) {
-            Ok(e) if e.is_dir() => continue,
             Ok(e) => e,
             Err(e) => bail!("{shown}: entry {i} is damaged ({e})"),
         };
+        first = first.min(usize::try_from(entry.header_start()).unwrap_or(usize::MAX));
+        if entry.is_dir() {
+            continue;
+        }
         let name = match entry.name() {
             Ok(n) => n,
             Err(e) => bail!("{shown}: entry {i} has no readable name ({e})"),
@@ -67,6 +70,11 @@ pub fn list(map: &[u8], shown: &str) -> Result<Vec<Member>> {
             _ => Packing::Stored { size, crc },
         };
         entries.push(Member { name: PathBuf::from(name), volume: 0, at, packing, refused });
+    }
+    // What lies before the first entry is another ZIP, with the directory at its end.
+    if map.starts_with(b"PK\x03\x04") && map[..first].windows(4).any(|word| word == b"PK\x05\x06") {
+        let text = format!("{shown}: another ZIP lies before its entries, as if archives had been joined");
+        return Err(Error::msg("name one of the archives; or unpack all of them into one folder").context(text));
     }
     Ok(entries)
 }
