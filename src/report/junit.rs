@@ -100,6 +100,11 @@ impl Listener for Junit {
             EventKind::RunFinished { seconds, .. } => {
                 let xml = self.report(*seconds).to_string().map_err(std::io::Error::other);
                 if let Err(e) = xml.and_then(|xml| std::fs::write(&self.file, xml)) {
+                    // What is there is empty or a part, which readers take for broken. A device
+                    // stays.
+                    if self.file.is_file() {
+                        let _ = std::fs::remove_file(&self.file);
+                    }
                     // A missing report does not fail the run.
                     let text = format!("warning: cannot write `{}`: {e}\n", self.file.display());
                     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -175,11 +175,11 @@ fn truncated_weights() {
     let imported = "\n[stages.vae]\nkind = \"weights\"\nparams = { as = \"vae\", source = \"released.safetensors\", \
                     preset = \"sd-vae\" }\noperation = { url = \"https://example.org/vae\" }\n";
     space.write("p.toml", &(GOOD.to_string() + imported));
-    let said = space.run(&[]).expect(1);
+    let said = space.run(&[]).expect(2);
     insta::assert_snapshot!("truncated_weights", seen(&space, &said));
     // Whole, but of another network than the preset says.
     fs::write(&file, whole).unwrap();
-    let said = space.run(&[]).expect(1);
+    let said = space.run(&[]).expect(2);
     insta::assert_snapshot!("foreign_weights", seen(&space, &said));
     unharmed(&space);
 }

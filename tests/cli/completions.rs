@@ -258,6 +258,32 @@ fn bash_replaces_what_is_behind_its_breaks() {
 }
 
 #[test]
+fn bash_is_given_names_with_blanks_in_quotes() {
+    let space = Space::of(&[("q r.toml", TWO), ("d x/s.toml", TWO), ("$y'.toml", TWO)]);
+    space.write("erw.bash", &script(&space, "bash"));
+    // `words` and `typed` are as on the line; what is inserted is read as bash reads a line.
+    let ask = |words: &[&str], typed: &str| {
+        let quoted = words.iter().map(|word| format!(" '{}'", word.replace('\'', r"'\''"))).collect::<String>();
+        let text = format!(
+            "source erw.bash; COMP_WORDS=(erw run{quoted}); COMP_CWORD={}; _erw erw '{typed}'; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"; eval \"printf '<%s>' ${{COMPREPLY[0]}}\"",
+            words.len() + 1
+        );
+        shell(&space, "bash", &text)
+    };
+    let Some(file) = ask(&["q"], "q") else { return };
+    assert_eq!(file, "q\\ r.toml\n<q r.toml>");
+    assert_eq!(ask(&["$"], "$").unwrap(), "\\$y\\'.toml\n<$y'.toml>");
+    assert_eq!(ask(&["d"], "d").unwrap(), "d\\ x/\n<d x/>");
+    // What was inserted goes on.
+    assert_eq!(ask(&["d\\ x/"], "d\\ x/").unwrap(), "d\\ x/s.toml\n<d x/s.toml>");
+    assert_eq!(ask(&["q\\ r"], "q\\ r").unwrap(), "q\\ r.toml\n<q r.toml>");
+    assert_eq!(ask(&["q\\ r.toml", "w"], "w").unwrap(), "words\n<words>");
+    // Behind a quote, bash inserts it as it is.
+    assert_eq!(ask(&["\"q"], "q").unwrap(), "q r.toml\n<q><r.toml>");
+}
+
+#[test]
 fn zsh_adds_no_space_to_what_goes_on() {
     let space = Space::of(&[("two.toml", TWO)]);
     space.write("erw.zsh", &script(&space, "zsh"));

@@ -45,6 +45,13 @@ fn an_artifact_becomes_a_folder() {
 }
 
 #[test]
+fn the_command_of_a_hint_can_be_pasted() {
+    let space = Space::of(&[("-p q.toml", TWO)]);
+    let said = space.erw(&["export", "./-p q.toml", "first", "out"]).expect(2).stderr;
+    assert!(said.ends_with("hint: run `erw run './-p q.toml' first` first\n"), "{said}");
+}
+
+#[test]
 fn an_existing_folder_is_replaced_only_with_force() {
     let space = two();
     space.write("out/mine", "precious");

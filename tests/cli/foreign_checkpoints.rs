@@ -561,7 +561,7 @@ fn a_stage_takes_the_folder_of_a_model_in_several_files() {
     // Under a name that does not show it.
     fs::copy(space.path("m/model.safetensors.index.json"), space.path("m/x.json")).unwrap();
     space.write("p.toml", &stage("source = \"m/x.json\""));
-    assert!(space.run(&[]).expect(1).stderr.contains("name their folder"));
+    assert!(space.run(&[]).expect(2).stderr.contains("name their folder"));
     fs::remove_file(space.path("m/x.json")).unwrap();
 
     space.write("p.toml", &stage("source = \"m\""));

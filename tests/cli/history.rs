@@ -1,8 +1,9 @@
 //! `erw show`, `log` and `logs`: runs, logs, the lineage of artifacts, and JUnit reports.
 
 use crate::support::deadline::Deadline;
-use crate::support::space::Space;
+use crate::support::disk::Disk;
 use crate::support::space::redact;
+use crate::support::space::{Said, Space};
 use serde_json::Value;
 use std::process::{Command, Stdio};
 
@@ -178,6 +179,34 @@ fn a_run_is_reported_as_junit() {
     assert!(said.contains("cannot be used with"), "{said}");
     let said = space.run(&["--junit", "no/such/j.xml"]).expect(2).stderr;
     assert!(said.contains("cannot write `no/such/j.xml`"), "{said}");
+}
+
+#[test]
+fn a_junit_report_that_cannot_be_written_leaves_no_empty_one() {
+    let space = space();
+    let Some(disk) = Disk::mount(space.path("full"), "size=64k,nr_inodes=100") else { return };
+    disk.fill();
+    let said = space.run(&["--junit", "full/j.xml"]).expect(0).stderr;
+    assert!(said.contains("warning: cannot write `full/j.xml`: No space left"), "{said}");
+    assert!(!space.path("full/j.xml").exists());
+}
+
+#[test]
+fn events_that_cannot_be_written_end_a_run_with_an_error() {
+    let space = space();
+    let mut command = space.command(&["run", "p.toml", "--json"]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let child = command.stdout(full).stderr(Stdio::piped()).start();
+    let said = Said::from(child.wait_with_output().unwrap()).expect(2).stderr;
+    assert_eq!(said.matches("warning: cannot write events to standard output: No space left").count(), 1, "{said}");
+    assert!(said.contains("error: cannot write to standard output\ncause: No space left"), "{said}");
+    assert!(space.run(&[]).expect(0).stdout.contains("all 3 stages are cached"), "the run went on to its end");
+    // A reader that is gone is no error.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = space.command(&["run", "p.toml", "--json", "--force", "a"]);
+    let child = command.stdout(writer).stderr(Stdio::piped()).start();
+    assert_eq!(Said::from(child.wait_with_output().unwrap()).expect(0).stderr, "");
 }
 
 #[test]

@@ -60,6 +60,29 @@ fn why_names_parameters_files_and_upstream_stages() {
 }
 
 #[test]
+fn what_was_added_or_removed_has_not_changed() {
+    let space = chain();
+    space.run(&[]).expect(0);
+    space.write("more", "");
+    let told = |changed: &str, stage: &str, line: &str| {
+        space.write("p.toml", changed);
+        let said = why(&space, stage);
+        assert!(said.lines().any(|l| l.trim() == line), "{line}: {said}");
+    };
+    let watching = |names: &str| CHAIN.replace("watch = [\"src\"]", &format!("watch = [{names}]"));
+    told(&watching("\"src\", \"more\""), "a", "source `watch.1` added");
+    told(&watching(""), "a", "source `watch.0` removed");
+    let more = CHAIN.replace("{ x = \"b\" }", "{ x = \"b\", y = \"a\" }");
+    told(&more, "c", "input `y` added");
+    told(&CHAIN.replace("inputs = { x = \"b\" }\n", "").replace("cat {inputs.x}; ", ""), "c", "input `x` removed");
+    // A stage that waits does not know its inputs yet, but has them.
+    let waiting = more.replace("tr a-z", "tr b-z").replace("n = 1", "n = 2");
+    space.write("p.toml", &waiting);
+    let said = why(&space, "c");
+    assert!(said.contains("params.n 1 -> 2") && !said.contains("input `"), "{said}");
+}
+
+#[test]
 fn why_reports_a_lost_output_and_a_changed_connection() {
     let space = chain();
     space.run(&[]).expect(0);

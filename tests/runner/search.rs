@@ -5,6 +5,7 @@ use crate::support::scored::scored;
 use crate::support::space::{Said, Space};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use std::process::Stdio;
 
 /// `f` measures a valley in x and y; both stand on a stage that no point changes.
@@ -194,10 +195,18 @@ fn what_is_wrong_is_refused_before_anything_runs() {
     refused(&["--search", "f.x=0..1"], "the following required arguments were not provided");
     refused(&["--minimise", "loss"], "the following required arguments were not provided");
     refused(&[&least("f.x=0..1")[..], &["--tolerance", "2"]].concat(), "invalid value '2' for '--tolerance <PART>'");
-    refused(
-        &[&least("f.x=0..1")[..], &["--budget-trials", "2"]].concat(),
-        "the argument '--search <NAME=LO..HI>' cannot be used with",
-    );
+    for flag in [["--budget-trials", "2"], ["--report", "r.html"], ["--junit", "j.xml"]] {
+        let text = "the argument '--search <NAME=LO..HI>' cannot be used with";
+        refused(&[&least("f.x=0..1")[..], &flag].concat(), text);
+    }
+    let text = "`--search f.n=0..1`: the interval holds one integer only, 0\n\
+                hint: it ends before 1; write `--search f.n=0..=1` to include it\n";
+    refused(&least("f.n=0..1"), text);
+    for name in ["k", "search", "f.x"] {
+        let none = "hint: there are no axes; pass one by `--axis STAGE.NAME=VALUES`\n";
+        let text = format!("`--over {name}`: no such axis\n{none}");
+        refused(&[&least("f.x=0..1")[..], &["--over", name]].concat(), &text);
+    }
 }
 
 #[test]
@@ -240,6 +249,51 @@ fn a_point_without_a_value_ends_the_search() {
     assert!(said.stderr.contains("`f@x=0.5944`") && !said.stderr.contains("next:"), "{}", said.stderr);
     let failed: Vec<bool> = rows(&said).iter().map(|row| row.2 == "failed").collect();
     assert_eq!(failed, [false, true], "{}", said.stdout);
+}
+
+#[test]
+fn a_metric_of_several_stages_has_to_be_told_apart() {
+    let space = valley(FUNCTION);
+    let copy = "[stages.g]\nkind = \"command\"\nrun = \"cp {inputs.m} {outputs.m}\"\ninputs = { m = \"f\" }\n\
+                outputs = { m = \"metrics\" }\n";
+    space.write("p.toml", &format!("{VALLEY}{copy}"));
+    let said = search(&space, &[&["--search", "f.x=0.0..4.0"], &LOSS[..]].concat()).expect(2);
+    let text = "error: `--minimise loss`: several stages have this metric\nhint: write `f.loss` or `g.loss`\n";
+    assert!(said.stderr.ends_with(text), "{}", said.stderr);
+    let said = search(&space, &["--search", "f.x=0.0..4.0", "--minimise", "g.loss"]).expect(0);
+    assert!((value(&rows(&said)[0].0, "x") - 1.525).abs() <= 0.04, "{}", said.stdout);
+}
+
+#[test]
+fn a_search_ends_with_a_line_of_json() {
+    let space = valley(FUNCTION);
+    let search = |goal: [&str; 2]| {
+        let said =
+            space.erw(&[&["sweep", "p.toml", "--json", "--search", "f.x=0.0..4.0"], &goal[..]].concat()).expect(0);
+        said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let events = search(LOSS);
+    let found = events.last().unwrap();
+    let x = found["settings"]["f.x"].as_f64().unwrap();
+    let value = (x - 1.3_f64).powi(2) + 0.45_f64.powi(2) - 0.45 * (x - 1.3);
+    assert!((x - 1.525).abs() <= 0.04 && (found["value"].as_f64().unwrap() - value).abs() < 1e-9, "{found}");
+    assert_eq!(
+        (&found["event"], &found["metric"], &found["goal"], &found["points"], &found["trial"], &found["at_end"]),
+        (
+            &json!("search_finished"),
+            &json!("loss"),
+            &json!("minimise"),
+            &json!(11),
+            &json!(format!("x={x}")),
+            &json!([])
+        )
+    );
+    assert!(events.len() > 20 && events.iter().filter(|e| e["event"] == "search_finished").count() == 1);
+    // If all points are cached, there are no runs and no other events.
+    assert_eq!(search(LOSS), [found.clone()]);
+    let most = search(["--maximise", "gain"]);
+    assert_eq!((&most[0]["goal"], &most[0]["settings"]), (&json!("maximise"), &found["settings"]));
+    assert_eq!(most[0]["value"].as_f64().unwrap(), -found["value"].as_f64().unwrap());
 }
 
 #[test]

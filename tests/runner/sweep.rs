@@ -105,6 +105,66 @@ fn stages_of_trials_work_with_all_commands() {
 }
 
 #[test]
+fn the_name_of_a_whole_trial_finds_its_stages() {
+    // A stage is called after the axes that change it, which none of these does.
+    let space = scored("");
+    sweep(&space, &["--axis", "pack.limit=4"]).expect(0);
+    assert_eq!(space.ran(), ["score 0"]);
+    let found = |args: &[&str]| space.erw(args).expect(0).stdout;
+    assert_eq!(
+        found(&["why", "p.toml", "score@limit=4", "--axis", "pack.limit=4"]).lines().next().unwrap(),
+        "score is cached"
+    );
+    // By the axis of the earlier run.
+    assert!(found(&["why", "p.toml:score@limit=4"]).starts_with("score is cached\n"));
+    assert!(found(&["show", "p.toml:score@limit=4.o"]).contains("made by scored/score "));
+    found(&["run", "p.toml", "score@limit=4", "--plain"]);
+    assert_eq!(space.ran(), Vec::<String>::new());
+    let unknown = |name: &str, more: &[&str]| {
+        let said = space.erw(&[&["why", "p.toml", name], more].concat()).expect(2).stderr;
+        assert!(said.contains(&format!("no stage `{name}` in `p.toml`")), "{name}: {said}");
+    };
+    for name in ["score@limit=5", "score@limit=4,limit=4", "score@seed=0", "score@", "score@limit=4,", "scor@limit=4"] {
+        unknown(name, &["--axis", "pack.limit=4"]);
+    }
+    let said = space.run(&["--force", "score@limit=1"]).expect(2).stderr;
+    assert!(said.starts_with("error: `--force score@limit=1`: no such stage\n"), "no sweep set this value: {said}");
+    // One value, and two.
+    space.write("p.toml", &format!("{SCORED}[sweep]\n\"pack.limit\" = [4]\n\"score.seed\" = [1, 2]\n"));
+    sweep(&space, &[]).expect(0);
+    for (name, stage) in [
+        ("score@limit=4,seed=1", "score@seed=1"),
+        ("score@seed=2,limit=4", "score@seed=2"),
+        ("pack@limit=4,seed=2", "pack"),
+    ] {
+        assert!(found(&["why", "p.toml", name]).starts_with(&format!("{stage} is cached\n")), "{name}");
+    }
+    for name in ["score@limit=4,seed=3", "pack@limit=4,seed=1,seed=2", "score@limit=4"] {
+        unknown(name, &[]);
+    }
+    // A trial that has a name only.
+    space.write("p.toml", &format!("{SCORED}[[sweep.trials]]\nname = \"only\"\n\"pack.limit\" = 3\n"));
+    space.ran();
+    found(&["run", "p.toml", "score@only", "--plain"]);
+    assert_eq!(space.ran(), ["score 0"]);
+    assert!(found(&["why", "p.toml", "pack@only"]).starts_with("pack is cached\n"));
+    unknown("score@trial", &[]);
+}
+
+#[test]
+fn a_part_of_a_name_finds_the_only_trial_with_it() {
+    let space = scored("[sweep]\n\"pack.limit\" = [4]\n\"score.seed\" = [1, 2]\n");
+    let said = sweep(&space, &["--trial", "seed=2", "--each", "--format", "csv"]).expect(0).stdout;
+    assert_eq!(names(&said), ["limit=4,seed=2"]);
+    assert_eq!(space.ran(), ["score 2"]);
+    let said = sweep(&space, &["--trial", "limit=4"]).expect(2).stderr;
+    let text = "error: `limit=4` is a part of 2 trials\nhint: name one of `limit=4,seed=1`, `limit=4,seed=2`\n";
+    assert_eq!(said, text);
+    let said = sweep(&space, &["--trial", "seed=3"]).expect(2).stderr;
+    assert!(said.starts_with("error: no trial `seed=3`\n"), "{said}");
+}
+
+#[test]
 fn an_axis_parameter_cannot_be_set() {
     let space = scored(GRID);
     let said = sweep(&space, &["--set", "pack.limit=4"]).expect(2).stderr;
@@ -196,6 +256,51 @@ fn tables_are_sorted_and_filtered() {
     );
     let markdown = sweep(&space, &["--table", "--format", "markdown", "--filter", "limit=1"]).expect(0).stdout;
     insta::assert_snapshot!("markdown", markdown);
+}
+
+#[test]
+fn the_table_shows_which_trials_failed() {
+    let space = scored("[sweep]\n\"score.seed\" = [9, 0, 1]\n");
+    sweep(&space, &["--trial", "seed=9", "--trial", "seed=0"]).expect(1);
+    let each = |more: &[&str]| table(&space, &[&["--each"], more].concat());
+    assert_eq!(each(&[]), "trial,score.seed,status\nseed=9,9,failed\nseed=0,0,cached\nseed=1,1,unfinished\n");
+    assert_eq!(names(&each(&["--filter", "status=failed"])), ["seed=9"]);
+    assert_eq!(names(&each(&["--filter", "status!=failed"])), ["seed=0", "seed=1"]);
+    assert_eq!(table(&space, &[]), "trial,n,status\nall,3,failed 1 of 3\n");
+    // A run in which it was not attempted changes nothing.
+    sweep(&space, &["--trial", "seed=1"]).expect(0);
+    assert_eq!(names(&each(&["--filter", "status=failed"])), ["seed=9"]);
+    // Another program has not failed.
+    space.write("p.toml", &space.read("p.toml").replace("!= 9", "!= 8"));
+    assert!(each(&[]).contains("seed=9,9,unfinished\n"), "{}", each(&[]));
+}
+
+#[test]
+fn conditions_that_cannot_hold_are_refused() {
+    let space = scored(GRID);
+    let refused = |condition: &str, text: &str| {
+        let said = sweep(&space, &["--table", "--filter", condition]).expect(2).stderr;
+        assert!(said.starts_with(&format!("error: `--filter {condition}`{text}")), "{condition}: {said}");
+    };
+    for slip in ["images<<1.5", "images=<1", "images=!1", "images<"] {
+        refused(slip, " is not a condition\n");
+    }
+    refused("images<many", ": `many` is not a number\nhint: text is compared by = and != only\n");
+    refused("images>=nan", ": `nan` is not a number\n");
+    refused("status=faild", ": there is no status `faild`\nhint: did you mean `failed`?\n");
+    assert_eq!(names(&table(&space, &["--each", "--filter", "trial!=limit=2,seed=0"])).len(), 5);
+}
+
+#[test]
+fn events_that_cannot_be_written_end_a_sweep_with_an_error() {
+    let space = scored("[sweep]\n\"score.seed\" = [0, 1]\n");
+    let mut command = space.command(&["sweep", "p.toml", "--json"]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let child = command.stdout(full).stderr(Stdio::piped()).start();
+    let said = Said::from(child.wait_with_output().unwrap()).expect(2).stderr;
+    assert_eq!(said.matches("warning: cannot write events to standard output: No space left").count(), 1, "{said}");
+    assert!(said.contains("error: cannot write to standard output\ncause: No space left"), "{said}");
+    assert_eq!(sorted(space.ran()), ["score 0", "score 1"], "the sweep runs to its end");
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub fn is_pipeline(file: &Path) -> bool {
 
 /// A word without quotes, and with the home for `~`; enough of a shell for names of files.
 fn plain(word: &str) -> String {
-    let bare: String = word.chars().filter(|c| !matches!(c, '\'' | '"' | '\\')).collect();
+    let bare = scripts::bare(word);
     match (bare.strip_prefix("~/"), std::env::var("HOME")) {
         (Some(rest), Ok(home)) => format!("{home}/{rest}"),
         _ => bare,

@@ -1,7 +1,7 @@
 //! What shells run to ask. clap's own scripts serve elvish, fish and PowerShell. For bash and zsh
 //! there are others: a name that goes on, such as `train.` or `train.steps=`, must not be followed
 //! by a space; and bash breaks a word at `=`, `:` and `@`, which has to be undone before the line
-//! is understood.
+//! is understood, and inserts what it is told without quoting it.
 
 use clap_complete::engine;
 use clap_complete::env::EnvCompleter;
@@ -100,9 +100,16 @@ impl EnvCompleter for Script {
             return clap_complete::env::Zsh.write_complete(command, words, here, out);
         }
         let joined = joined(&words, index().unwrap_or_default(), &std::env::var(TYPED).unwrap_or_default());
-        for candidate in engine::complete(command, joined.words, joined.at, here)? {
+        // As the shell would pass them.
+        let passed = joined.words.into_iter().map(|word| match word.to_str() {
+            Some(text) => bare(text).into(),
+            None => word,
+        });
+        let (before, is_quoted) = (bare(&joined.before), ends_in_quotes(&joined.before));
+        for candidate in engine::complete(command, passed.collect(), joined.at, here)? {
             let value = candidate.get_value().to_string_lossy();
-            writeln!(out, "{}", value.strip_prefix(joined.before.as_str()).unwrap_or(&value))?;
+            let rest = value.strip_prefix(before.as_str()).unwrap_or(&value);
+            writeln!(out, "{}", if is_quoted { rest.into() } else { escaped(rest) })?;
         }
         Ok(())
     }
@@ -111,6 +118,30 @@ impl EnvCompleter for Script {
 fn filled(script: &str, variable: &str, program: &str) -> String {
     let program = erw_runner::text::shell::quoted(program);
     script.replace("VARIABLE", variable).replace("INDEX", INDEX).replace("TYPED", TYPED).replace("PROGRAM", &program)
+}
+
+/// A word without quotes.
+pub fn bare(word: &str) -> String {
+    word.chars().filter(|c| !matches!(c, '\'' | '"' | '\\')).collect()
+}
+
+/// A text that bash reads as one word.
+fn escaped(text: &str) -> String {
+    let is_special = |c: char| c.is_whitespace() || "'\"\\$`&;|<>()*?[]{}#!~".contains(c);
+    text.chars().flat_map(|c| is_special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// Whether a quote is open at the end of this.
+fn ends_in_quotes(text: &str) -> bool {
+    let mut quote = None;
+    for c in text.chars().filter(|c| matches!(c, '\'' | '"')) {
+        quote = match quote {
+            None => Some(c),
+            Some(open) if open == c => None,
+            open => open,
+        };
+    }
+    quote.is_some()
 }
 
 /// A line whose words are whole.
@@ -172,5 +203,12 @@ mod tests {
         // It replaces `@` with what follows.
         assert_eq!(join(trial.get(..6).unwrap(), 5, "@s"), case("erw logs p t@s", 3, "t"));
         assert_eq!(join(&["erw", "run"], 2, ""), case("erw run ", 2, ""));
+    }
+
+    #[test]
+    fn what_bash_inserts_is_one_word() {
+        assert_eq!(escaped("train@seed=1,mode=fast"), "train@seed=1,mode=fast");
+        assert_eq!(escaped("q r's.toml"), r"q\ r\'s.toml");
+        assert!(ends_in_quotes("\"q") && ends_in_quotes("a'\"") && !ends_in_quotes("\"q\"") && !ends_in_quotes("q"));
     }
 }

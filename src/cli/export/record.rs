@@ -5,6 +5,7 @@ use erw_runner::cache::Cache;
 use erw_runner::cache::action_cache::Record;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::plan::{Verdict, verdict};
+use erw_runner::text::shell::quoted;
 
 /// # Errors
 /// When the stage is not up to date; the error says why.
@@ -21,7 +22,7 @@ pub fn record(pipeline: &Pipeline, cache: &Cache, id: StageId) -> Result<Record>
             return Err(missing.first().map_or_else(|| Error::usage("a source is missing"), |m| m.error()));
         }
     };
-    let file = pipeline.file.display();
+    let file = quoted(&pipeline.file.to_string_lossy());
     let error = Error::usage(format!("stage `{name}` is not up to date")).because(why);
-    Err(error.hint(format!("run `erw run {file} {name}` first")))
+    Err(error.hint(format!("run `erw run {file} {}` first", quoted(name))))
 }

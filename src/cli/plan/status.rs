@@ -92,7 +92,10 @@ fn left(checker: &CacheChecker<'_>, id: StageId, verdict: &Verdict) -> Option<St
 /// not count.
 fn resourced(stage: &Stage, verdict: &Verdict) -> bool {
     let Verdict::Run(reasons) = verdict else { return false };
-    stage.command.is_none() && reasons.iter().any(|r| matches!(r, Reason::SourceChanged { .. }))
+    let other = |r: &Reason| {
+        matches!(r, Reason::SourceChanged { .. } | Reason::SourceAdded { .. } | Reason::SourceRemoved { .. })
+    };
+    stage.command.is_none() && reasons.iter().any(other)
 }
 
 fn sum(lines: &[Line], missing: &[&Missing], blocked: usize) -> String {

@@ -1,7 +1,7 @@
 //! Filters and sorting of trials: conditions such as `fd<0.3`, and what the names in them mean.
 //! Knows nothing of how the table is built.
 
-use super::row::{Metric, Row};
+use super::row::{Metric, Row, Status};
 use crate::report::sheet::{Cell, spread};
 use erw_base::error::{Error, Result};
 use erw_runner::kind::value;
@@ -29,8 +29,19 @@ impl Filter {
         let sign = ["<=", ">=", "!=", "==", "<", ">", "="].into_iter().find(|s| text[at..].starts_with(s));
         let sign = sign.ok_or_else(malformed)?;
         let (name, value) = (text[..at].trim(), text[at + sign.len()..].trim());
-        if name.is_empty() || value.is_empty() {
+        let is_order = sign.starts_with(['<', '>']);
+        // `acc=<1` and `acc<<1` are slips.
+        if name.is_empty() || value.is_empty() || value.starts_with(['<', '>', '=', '!']) {
             return Err(malformed());
+        }
+        if is_order && !value.parse().is_ok_and(|x: f64| !x.is_nan()) {
+            let error = Error::usage(format!("`--filter {text}`: `{value}` is not a number"));
+            return Err(error.hint("text is compared by = and != only"));
+        }
+        let mut states = Status::ALL.iter().map(|status| status.word());
+        if name == "status" && !states.clone().any(|word| word == value) {
+            let error = Error::usage(format!("`--filter {text}`: there is no status `{value}`"));
+            return Err(error.maybe_hint(suggest::hint(value, &mut states, "the status of a trial is one of")));
         }
         Ok(Self { text: text.into(), name: name.into(), sign, value: value.into() })
     }

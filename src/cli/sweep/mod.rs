@@ -12,6 +12,7 @@ pub mod table_options;
 use super::common::pipeline_args::{forced, tell_of_link};
 use super::common::print;
 use super::run::execute::{execute, print_log};
+use crate::report::json::written;
 use crate::report::sheet::Format;
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
@@ -23,6 +24,7 @@ use erw_runner::pipeline::targets::select;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::pruner::Pruner;
 use erw_runner::sweep::pruning_rule::Rule;
+use erw_runner::text::shell::quoted;
 use selection::{Sweep, seen};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -45,7 +47,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let mut sweep =
         Sweep { watch: Pruner::new(&plan, &trials, rules(&plan, &args.stop)?), plan: &plan, trials, wanted };
     if args.table {
-        let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
+        let known = sweep.last_seen(&Store::open(cache)?)?;
         return print_table(sweep.table(&known, &options), args.options.format);
     }
     if !options.are_plain() {
@@ -67,7 +69,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let Some(outcome) = execute(&plan.pipeline, selected, Settled::default(), &flags, cache, vec![listener])? else {
         return Ok(());
     };
-    let mut result = Ok(());
+    let mut result = written();
     if !args.flags.json {
         result = print_table(sweep.table(&seen(&plan, &outcome.ends), &options), args.options.format);
         if left > 0 {
@@ -87,22 +89,22 @@ fn refuse_locks(args: &Args) -> Result<()> {
         (_, true) => "--locked",
         _ => return Ok(()),
     };
-    let file = args.pipeline.pipeline.display();
+    let file = quoted(&args.pipeline.pipeline.to_string_lossy());
     let hint = format!("`erw run {file} {flag}` applies to the pipeline without its `[sweep]`");
     Err(Error::usage(format!("`{flag}` does not apply to a sweep, which has no lock file"))
         .hint(hint)
         .hint("to lock a trial, write a pipeline for it that uses `extends`"))
 }
 
-/// Prints the table of the cached results of all trials.
+/// Prints the table of the cached results of all trials, and of how the others ended.
 pub fn print_cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<()> {
     print_table(cached(plan, cache, options)?, options.format)
 }
 
-/// The table of the cached results of all trials.
+/// That table.
 pub fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<Tabulated> {
     let mut sweep = whole(plan)?;
-    let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
+    let known = sweep.last_seen(&Store::open(cache)?)?;
     Ok(sweep.table(&known, &TableOptions::read(options, plan)?))
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 pub enum Status {
     Cached,
     Ran,
-    /// Some of its stages are not cached.
+    /// Some of its stages are not cached, and it is not known that one failed.
     Unfinished,
     Skipped,
     /// Stopped early by a rule.
@@ -19,6 +19,9 @@ pub enum Status {
 }
 
 impl Status {
+    pub const ALL: [Self; 7] =
+        [Self::Cached, Self::Ran, Self::Unfinished, Self::Skipped, Self::Stopped, Self::Suspended, Self::Failed];
+
     pub fn word(self) -> &'static str {
         match self {
             Self::Cached => "cached",

@@ -6,8 +6,10 @@ use super::table::{Tabulated, table};
 use super::table_options::{MayGive, TableOptions};
 use crate::cli::run::flags::Flags;
 use erw_base::error::Result;
+use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Measure, StageEnd, StageState};
+use erw_runner::journal::read;
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::plan::{self, CacheChecker, Missing, Verdict};
 use erw_runner::sweep::SweepPlan;
@@ -41,6 +43,32 @@ impl Sweep<'_> {
         for (id, verdict) in plan::plan(&checker, &self.selected())? {
             let results = if let Verdict::Cached(record) = verdict { Some(record.results) } else { None };
             known.insert(id, self.known(id, results));
+        }
+        Ok(known)
+    }
+
+    /// The same; of stages that are not cached, also whether their latest attempt failed or was
+    /// suspended.
+    pub fn last_seen(&mut self, store: &Store) -> Result<Known> {
+        let checker = CacheChecker::new(&self.plan.pipeline, store, BTreeSet::new());
+        let verdicts: BTreeMap<StageId, Verdict> = plan::plan(&checker, &self.selected())?.into_iter().collect();
+        let record = |id: StageId| -> Option<&Record> {
+            match verdicts.get(&id) {
+                Some(Verdict::Cached(record)) => Some(record),
+                _ => None,
+            }
+        };
+        let mut keys: BTreeMap<StageId, String> = BTreeMap::new();
+        for id in verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Run(_))).map(|(id, _)| *id) {
+            let stage = self.plan.pipeline.stage(id);
+            keys.insert(id, checker.key(stage, &plan::inputs(stage, record)?)?.action.key.to_string());
+        }
+        let ends = if keys.is_empty() { BTreeMap::new() } else { ends(store, &self.plan.pipeline.name)? };
+        let mut known = Known::new();
+        for id in verdicts.keys() {
+            let (status, results) = self.known(*id, record(*id).map(|record| record.results.clone()));
+            let end = keys.get(id).and_then(|key| ends.get(key)).copied();
+            known.insert(*id, (end.unwrap_or(status), results));
         }
         Ok(known)
     }
@@ -102,6 +130,25 @@ impl Sweep<'_> {
         let stopped = |trial| self.watch.pruned_because(trial).is_some();
         table(self.plan, &self.trials, options, &seen, &stopped)
     }
+}
+
+/// How the latest attempts in runs of this pipeline ended, by key, where they left no record.
+fn ends(store: &Store, pipeline: &str) -> Result<BTreeMap<String, Status>> {
+    let mut ends = BTreeMap::new();
+    let runs = read::runs(store)?.into_iter().filter(|run| run.pipeline == pipeline);
+    for stage in runs.flat_map(|run| run.stages) {
+        let status = match stage.state.as_str() {
+            "failed" => Status::Failed,
+            "suspended" => Status::Suspended,
+            // Nothing was attempted.
+            "skipped" => continue,
+            _ => Status::Unfinished,
+        };
+        if let Some(key) = stage.key {
+            ends.entry(key).or_insert(status);
+        }
+    }
+    Ok(ends)
 }
 
 /// How the stages of a run ended.

@@ -6,7 +6,7 @@ use crate::report::sheet::Format;
 use erw_base::error::{Error, Result};
 use erw_runner::kind::manifest::result_fits;
 use erw_runner::sweep::SweepPlan;
-use erw_runner::sweep::axis::Axis;
+use erw_runner::sweep::axis::{Axis, SEARCH};
 use erw_runner::text::suggest;
 use std::io::Write;
 
@@ -100,18 +100,18 @@ impl TableOptions {
 }
 
 pub(crate) fn over(args: &TableArgs, axes: &[Axis]) -> Result<Vec<usize>> {
+    // The points of a search are no axis to its user.
+    let axes: Vec<(usize, &Axis)> = axes.iter().enumerate().filter(|(_, axis)| axis.name != SEARCH).collect();
     let called = |axis: &Axis, name: &str| axis.name == name || axis.keys.iter().any(|k| k == name);
     if args.over.is_empty() {
-        return Ok((0..axes.len()).filter(|i| !args.each && axes[*i].is_seed()).collect());
+        return Ok(axes.iter().filter(|(_, axis)| !args.each && axis.is_seed()).map(|(i, _)| *i).collect());
     }
     let find = |name: &String| {
-        axes.iter().position(|a| called(a, name)).ok_or_else(|| {
-            let names = axes.iter().map(|a| a.name.as_str());
-            Error::usage(format!("`--over {name}`: no such axis")).maybe_hint(suggest::hint(
-                name,
-                names,
-                "the axes are",
-            ))
+        axes.iter().find(|(_, axis)| called(axis, name)).map(|(i, _)| *i).ok_or_else(|| {
+            let names = axes.iter().map(|(_, axis)| axis.name.as_str());
+            let hint = suggest::hint(name, names, "the axes are");
+            let none = || "there are no axes; pass one by `--axis STAGE.NAME=VALUES`".to_string();
+            Error::usage(format!("`--over {name}`: no such axis")).hint(hint.unwrap_or_else(none))
         })
     };
     args.over.iter().map(find).collect()

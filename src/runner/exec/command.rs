@@ -189,16 +189,56 @@ fn has_word(from: &PipeReader, retry: Duration) -> bool {
     poll(&mut asked, retry).is_ok_and(|ready| ready > 0)
 }
 
-/// In a command line for `sh -c`, placeholders are filled in as text: a path with special
-/// characters is a likely cause of failure.
+/// In a command line for `sh -c`, placeholders are filled in as text: a path with characters that
+/// are special where it stands is a likely cause of failure.
 fn read_by_a_shell(job: &Job) -> Option<String> {
-    let run = job.command.as_deref().unwrap_or_default();
-    let is_line = matches!(run, [shell, flag, _] if shell == "sh" && flag == "-c");
-    let special = |c: char| c.is_whitespace() || "'\"$`\\;&|<>()*?[]#~!{}".contains(c);
-    let mut paths = job.inputs.values().chain([&job.work_dir]).map(|path| path.display().to_string());
-    let odd = paths.find(|path| path.contains(special)).filter(|_| is_line)?;
-    let hint = format!("the shell splits or expands `{odd}`");
-    Some(hint + ": quote the placeholders in `run`, or write `run` as a list to bypass the shell")
+    let line = match job.command.as_deref().unwrap_or_default() {
+        [shell, flag, line] if shell == "sh" && flag == "-c" => line,
+        _ => return None,
+    };
+    let is_special = |c: char, quote| match quote {
+        None => c.is_whitespace() || "'\"$`\\;&|<>()*?[]#~!{}".contains(c),
+        Some('"') => "\"$`\\".contains(c),
+        Some(quote) => c == quote,
+    };
+    let is_path = |name: &str| name == "checkpoints" || name.starts_with("inputs.") || name.starts_with("outputs.");
+    let (odd, quote) = placeholders(line).into_iter().filter(|(name, _)| is_path(name)).find_map(|(name, quote)| {
+        let path = value(name, job).ok().flatten()?;
+        path.contains(|c| is_special(c, quote)).then_some((path, quote))
+    })?;
+    Some(match quote {
+        None => format!(
+            "the shell splits or expands `{odd}`: quote the placeholders in `run`, or write `run` as a list to bypass \
+             the shell"
+        ),
+        Some(_) => {
+            format!("the shell ends the quotes at, or expands, `{odd}`: write `run` as a list to bypass the shell")
+        }
+    })
+}
+
+/// What is in braces on a line for a shell, each with the quote in which it stands.
+fn placeholders(line: &str) -> Vec<(&str, Option<char>)> {
+    // With what was quoted around each open parenthesis: within `"$(…)"`, words are split.
+    let (mut found, mut quote, mut around) = (vec![], None, vec![]);
+    let mut chars = line.char_indices();
+    while let Some((at, c)) = chars.next() {
+        let rest = line.get(at..).unwrap_or_default();
+        match (c, quote) {
+            ('\\', None | Some('"')) => drop(chars.next()),
+            ('\'' | '"', None) => quote = Some(c),
+            (c, Some(open)) if c == open => quote = None,
+            ('$', None | Some('"')) if rest.starts_with("$(") => {
+                chars.next();
+                around.push(quote.take());
+            }
+            ('(', None) => around.push(None),
+            (')', None) => quote = around.pop().flatten(),
+            ('{', _) => found.extend(rest.find('}').and_then(|end| Some((rest.get(1..end)?, quote)))),
+            _ => {}
+        }
+    }
+    found
 }
 
 /// The numbers in outputs of type `metrics`, and warnings about other contents. Those are not an
@@ -274,6 +314,35 @@ mod tests {
         assert_eq!(fill("{ cat {inputs.z}; }").unwrap(), "{ cat /in/z; }");
         assert!(fill("{params.m}").is_err());
         assert!(fill("{inputs.m}").is_err());
+    }
+
+    #[test]
+    fn placeholders_are_found_with_their_quotes() {
+        let told = |line| {
+            let name = |(name, quote): (&str, Option<char>)| format!("{name} {}", quote.unwrap_or('-'));
+            placeholders(line).into_iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(told("cat {a} \"{b}\" '{c}'{d}"), ["a -", "b \"", "c '", "d -"]);
+        assert_eq!(told(r#"echo "it's {a}" \"{b} 'say "{c}"'"#), ["a \"", "b -", "c '"]);
+        assert_eq!(told(r#"x="$(cat {a} "{b}")" y="{c}""#), ["a -", "b \"", "c \""]);
+        assert_eq!(told("(cd x; cat {a}) \"{b}\") {"), ["a -", "b \""]);
+    }
+
+    #[test]
+    fn only_paths_that_a_shell_changes_are_blamed() {
+        let hint = |work: &str, line: &str| {
+            let mut job = job(Path::new(work));
+            job.command = Some(vec!["sh".into(), "-c".into(), line.into()]);
+            read_by_a_shell(&job)
+        };
+        assert_eq!(hint("/w", "cp {inputs.z} {outputs.o}"), None);
+        let told = hint("/a b", "cp {inputs.z} {outputs.o}").unwrap();
+        assert!(told.starts_with("the shell splits or expands `/a b/attempt-1/o`: quote the placeholders"), "{told}");
+        assert_eq!(hint("/a b", "cp {inputs.z} \"{outputs.o}\""), None);
+        assert_eq!(hint("/a b", "cp {inputs.z} '{outputs.o}'"), None);
+        assert_eq!(hint("/a b", "cp {inputs.z} x"), None, "it names no such path");
+        let told = hint("/a$b", "cp {inputs.z} \"{outputs.o}\"").unwrap();
+        assert!(told.ends_with("`/a$b/attempt-1/o`: write `run` as a list to bypass the shell"), "{told}");
     }
 
     #[test]

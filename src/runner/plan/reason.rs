@@ -34,11 +34,25 @@ pub enum Reason {
     InputChanged {
         slot: String,
     },
+    /// The slot was not connected.
+    InputAdded {
+        slot: String,
+    },
+    /// The slot is no longer connected.
+    InputRemoved {
+        slot: String,
+    },
     SourceChanged {
         name: String,
         /// A file in it that was changed, added or removed.
         #[serde(serialize_with = "path_text::serialize_optional")]
         example: Option<PathBuf>,
+    },
+    SourceAdded {
+        name: String,
+    },
+    SourceRemoved {
+        name: String,
     },
     RevisionChanged {
         old: String,
@@ -65,6 +79,10 @@ impl fmt::Display for Reason {
                 place.iter().try_for_each(|p| write!(f, " ({p})"))
             }
             Self::InputChanged { slot } => write!(f, "input `{slot}` changed"),
+            Self::InputAdded { slot } => write!(f, "input `{slot}` added"),
+            Self::InputRemoved { slot } => write!(f, "input `{slot}` removed"),
+            Self::SourceAdded { name } => write!(f, "source `{name}` added"),
+            Self::SourceRemoved { name } => write!(f, "source `{name}` removed"),
             Self::SourceChanged { name, example } => {
                 write!(f, "source `{name}` changed")?;
                 example
@@ -164,16 +182,41 @@ pub fn compare(
             "published" => (1, param(format!("the published file of params.{name}"))),
             "command" => (1, param(name.to_string())),
             "output" => (1, param(format!("outputs.{name}"))),
-            "source" => {
-                let example = old.and_then(|d| d.parse().ok()).and_then(|d| example(name, &d));
-                (2, Reason::SourceChanged { name: name.into(), example })
-            }
-            "input" => (3, Reason::InputChanged { slot: name.into() }),
+            "source" => (2, source(name, old, new, example)),
+            "input" => (3, input(name, old, new, origins)),
             other => (0, Reason::RevisionChanged { old: format!("{other} {}", text(old)), new: text(new) }),
         });
     }
     reasons.sort_by_key(|(order, _)| *order);
     reasons.into_iter().map(|(_, reason)| reason).collect()
+}
+
+fn source(
+    name: &str,
+    old: Option<&str>,
+    new: Option<&str>,
+    example: &dyn Fn(&str, &Digest) -> Option<PathBuf>,
+) -> Reason {
+    let text = name.to_string();
+    match (old, new) {
+        (None, _) => Reason::SourceAdded { name: text },
+        (_, None) => Reason::SourceRemoved { name: text },
+        (Some(old), _) => {
+            let example = old.parse().ok().and_then(|old| example(name, &old));
+            Reason::SourceChanged { name: text, example }
+        }
+    }
+}
+
+/// The text of a stage that waits lacks its inputs: one that is connected was not removed.
+fn input(slot: &str, old: Option<&str>, new: Option<&str>, origins: &SmallMap<Origin>) -> Reason {
+    let is_connected = || origins.get(&format!("inputs.{slot}")).is_some();
+    let text = slot.to_string();
+    match (old, new) {
+        (None, _) => Reason::InputAdded { slot: text },
+        (_, None) if !is_connected() => Reason::InputRemoved { slot: text },
+        _ => Reason::InputChanged { slot: text },
+    }
 }
 
 #[cfg(test)]
@@ -202,7 +245,22 @@ mod tests {
         assert_eq!(reasons(&OLD.replace("revision 1", "revision 2")), ["revision 1 -> 2"]);
         assert_eq!(reasons(&OLD.replace("aa", "ab")), ["source `data` changed"]);
         assert_eq!(reasons(&OLD.replace("bb", "ab")), ["input `z` changed"]);
+        assert_eq!(reasons(&format!("{OLD}input y cc\n")), ["input `y` added"]);
+        assert_eq!(reasons(&OLD.replace("input z bb\n", "")), ["input `z` removed"]);
+        assert_eq!(
+            reasons(&OLD.replace("source data aa\n", "source data aa\nsource more bb\n")),
+            ["source `more` added"]
+        );
+        assert_eq!(reasons(&OLD.replace("source data aa\n", "")), ["source `data` removed"]);
         assert_eq!(reasons(&OLD.replace("param lr 0.1\n", "")), ["params.lr 0.1 -> none (--set)"]);
+    }
+
+    #[test]
+    fn an_input_that_is_not_known_yet_was_not_removed() {
+        let origin = Origin { layer: "stage inputs".into(), place: None };
+        let origins = [("inputs.z".to_string(), origin)].into_iter().collect();
+        let told = compare(OLD, &OLD.replace("input z bb\n", ""), &origins, &|_, _| None);
+        assert_eq!(told, [Reason::InputChanged { slot: "z".into() }]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::axis::{Axis, Point, RANDOM, SEARCH, Stated, TRIALS, distinct, last, l
 use super::probes::{self, Probe};
 use super::{axis_argument, random};
 use crate::pipeline::file::{File, Spec};
+use crate::pipeline::targets::OF_TRIAL;
 use crate::text::spanned::{Entry, Node, flatten};
 use erw_base::error::{Error, Result};
 use std::path::Path;
@@ -14,10 +15,10 @@ use std::path::Path;
 pub(crate) fn axes(spec: &Spec, given: &[String], probes: &[Probe]) -> Result<Vec<Axis>> {
     let mut axes = vec![];
     if let Some((trials, file)) = last(spec, |f| f.trials.as_ref()) {
-        axes.push(Axis::new(TRIALS, named_trials(spec, trials, &file.dir())?));
+        axes.push(Axis::new(TRIALS, signed(named_trials(spec, trials, &file.dir())?)));
     }
     if let Some((table, file)) = last(spec, |f| f.random.as_ref()) {
-        axes.push(Axis::new(RANDOM, random::points(spec, table, &file.dir())?));
+        axes.push(Axis::new(RANDOM, signed(random::points(spec, table, &file.dir())?)));
     }
     if !probes.is_empty() {
         axes.push(probes::dimension(spec, probes)?);
@@ -33,6 +34,16 @@ pub(crate) fn axes(spec: &Spec, given: &[String], probes: &[Probe]) -> Result<Ve
     }
     check_overlap(&axes, points)?;
     Ok(axes)
+}
+
+/// The points, whose names say nothing of their settings, with settings that say by which they are
+/// made: `trial sit`. If there is one point only, no stage is named after it.
+fn signed(mut points: Vec<Point>) -> Vec<Point> {
+    for point in &mut points {
+        let layer = format!("{OF_TRIAL} {}", point.label);
+        point.settings.iter_mut().for_each(|(_, _, setting)| setting.origin.layer = layer.clone().into());
+    }
+    points
 }
 
 /// The axes of all files and of the command line; a later one replaces an earlier one with the same

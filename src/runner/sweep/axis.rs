@@ -5,6 +5,7 @@ use crate::kind::value;
 use crate::pipeline::file::{File, Spec};
 use crate::pipeline::graph::Origin;
 use crate::pipeline::layers::{RawValue, Setting, target};
+use crate::pipeline::targets::OF_TRIAL;
 use crate::text::spanned::{Entry, Node};
 use erw_base::error::{Error, Place, Result};
 use serde_json::Value as Json;
@@ -128,7 +129,7 @@ pub(crate) fn setting(spec: &Spec, entry: &Entry, node: &Node, base: &Path, what
     let target = target(spec, &entry.key)
         .map_err(|e| e.at(entry.key_place.clone()).within(&format!("{what} `{}`", entry.key)))?;
     let json = value::to_json(&value::from_node(node));
-    let origin = Origin { layer: "trial".into(), place: Some(node.place.clone()) };
+    let origin = Origin { layer: OF_TRIAL.into(), place: Some(node.place.clone()) };
     Ok((json, Setting { target, value: RawValue::Node(node.clone()), origin, base: base.to_path_buf() }))
 }
 

@@ -64,7 +64,8 @@ impl SweepPlan {
         expand(&spec, overrides, axes)
     }
 
-    /// The trial with this name; its parts may be in any order.
+    /// The trial with this name; its parts may be in any order, and those that are not needed to
+    /// tell it from others may be left out.
     pub fn trial(&self, name: &str) -> Result<usize> {
         let parts = |name: &str| {
             let mut parts: Vec<String> = name.split(',').map(|part| part.trim().to_string()).collect();
@@ -72,11 +73,25 @@ impl SweepPlan {
             parts
         };
         let (exact, wanted) = (self.trials.iter().position(|t| t.name == name), parts(name));
-        let found = exact.or_else(|| self.trials.iter().position(|t| parts(&t.name) == wanted));
-        found.ok_or_else(|| {
-            let names = self.trials.iter().map(|t| t.name.as_str());
-            Error::usage(format!("no trial `{name}`")).maybe_hint(suggest::hint(name, names, "the trials are"))
-        })
+        if let Some(found) = exact.or_else(|| self.trials.iter().position(|t| parts(&t.name) == wanted)) {
+            return Ok(found);
+        }
+        let has_all = |trial: &Trial| {
+            let all = parts(&trial.name);
+            wanted.iter().all(|part| all.contains(part))
+        };
+        let fitting: Vec<usize> = (0..self.trials.len()).filter(|i| has_all(&self.trials[*i])).collect();
+        let names = |which: &[usize]| which.iter().map(|i| self.trials[*i].name.as_str()).collect::<Vec<_>>();
+        match fitting.as_slice() {
+            [one] => Ok(*one),
+            [] => {
+                let names = self.trials.iter().map(|t| t.name.as_str());
+                let hint = suggest::hint(name, names, "the trials are");
+                Err(Error::usage(format!("no trial `{name}`")).maybe_hint(hint))
+            }
+            several => Err(Error::usage(format!("`{name}` is a part of {} trials", several.len()))
+                .hint(format!("name one of {}", suggest::ticked(names(several))))),
+        }
     }
 
     /// The names that stages have in every trial.

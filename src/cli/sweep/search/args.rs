@@ -10,7 +10,9 @@ pub struct SearchArgs {
         long,
         value_name = "NAME=LO..HI",
         requires = "goal",
-        conflicts_with_all = ["trial", "budget_trials", "stop", "table", "each", "sort", "filter", "force", "report"]
+        conflicts_with_all = [
+            "trial", "budget_trials", "stop", "table", "each", "sort", "filter", "force", "report", "junit"
+        ]
     )]
     pub search: Vec<String>,
     /// Metric that the search makes as small as possible

@@ -64,6 +64,11 @@ impl Descent {
         self.bracket.best().map_or_else(|| self.at.clone(), |(at, _)| self.point(at))
     }
 
+    /// The value there.
+    pub fn least(&self) -> Option<f64> {
+        self.bracket.best().map(|(_, value)| value).or(self.value)
+    }
+
     /// The parameters whose best value lies at an end of their interval.
     pub fn ends(&self) -> impl Iterator<Item = (usize, End)> {
         self.searched.iter().enumerate().filter_map(|(i, bracket)| Some((i, bracket.as_ref()?.end()?)))
@@ -133,6 +138,7 @@ mod tests {
         let (descent, tried) = least(vec![span(0, 1000), span(0, 1000)], 9, valley);
         let best = descent.best();
         assert!((best[0] - 300).abs() <= 20 && (best[1] - 600).abs() <= 20, "{best:?}");
+        assert_eq!(descent.least(), Some(valley(&best)));
         assert!(tried > once && tried < 80, "{tried}");
         assert_eq!(descent.ends().count(), 0);
     }

@@ -35,8 +35,7 @@ pub fn foresee(goal: &Goal, plan: &SweepPlan, results: &[(String, MayGive)]) -> 
     let varied: Vec<&str> = fitting.iter().copied().filter(|base| !is_shared(base)).collect();
     match (varied.as_slice(), fitting.first()) {
         ([_], _) => Ok(()),
-        ([first, second, ..], _) => Err(wrong(goal, "several stages have this metric")
-            .hint(format!("write `{first}.{0}` or `{second}.{0}`", goal.metric))),
+        ([first, second, ..], _) => Err(ambiguous(goal, first, second)),
         ([], _) if is_open => Ok(()),
         ([], Some(base)) => {
             let text = format!("stage `{base}` depends on none of the parameters that are searched");
@@ -51,6 +50,10 @@ pub fn foresee(goal: &Goal, plan: &SweepPlan, results: &[(String, MayGive)]) -> 
 /// The mean over the trials of a point; they are one row of the table.
 pub fn value(goal: &Goal, rows: &[Row], trials: &[usize], label: &str) -> Result<f64> {
     let all = metrics(rows);
+    let mut namesakes = all.iter().filter(|(_, (_, name))| *name == goal.metric).map(|(_, (base, _))| base);
+    if let (Some(first), Some(second)) = (namesakes.next(), namesakes.next()) {
+        return Err(ambiguous(goal, first, second));
+    }
     let found =
         all.iter().find(|(title, (base, name))| *title == goal.metric || format!("{base}.{name}") == goal.metric);
     let Some((_, metric)) = found else {
@@ -69,6 +72,10 @@ pub fn value(goal: &Goal, rows: &[Row], trials: &[usize], label: &str) -> Result
         }),
         _ => Err(wrong(goal, &format!("there is no value at `{label}`"))),
     }
+}
+
+fn ambiguous(goal: &Goal, first: &str, second: &str) -> Error {
+    wrong(goal, "several stages have this metric").hint(format!("write `{first}.{0}` or `{second}.{0}`", goal.metric))
 }
 
 fn wrong(goal: &Goal, text: &str) -> Error {

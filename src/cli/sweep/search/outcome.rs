@@ -1,32 +1,56 @@
-//! What a search says at its end: the table of all points, the best one first and marked, and the
-//! command that runs it. Does not know how points are chosen.
+//! What a search says at its end: the table of all points, the best one first and marked, or a line
+//! of JSON; and the command that runs it. Does not know how points are chosen.
 
 use super::descent::Descent;
 use super::{Search, trials_of};
 use crate::cli::common::print;
 use crate::cli::sweep::table_options::TableOptions;
+use crate::report::json::written;
 use crate::report::sheet::{Cell, Column};
 use crate::report::text::count;
 use erw_base::error::Result;
 use erw_runner::sweep::probes::{Probe, label};
 use erw_runner::text::shell::quoted;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::io::Write;
 
 impl Search<'_> {
-    /// Prints the table, and what follows from it if the search has come to its end.
+    /// Prints the table or the line, and what follows from it if the search has come to its end.
     pub(super) fn show(&self, descent: &Descent, is_complete: bool) -> Result<()> {
         if self.probes.is_empty() {
             return Ok(());
         }
         let best = self.probe(&descent.best());
-        if !self.args.flags.json {
-            self.print_table(&best, is_complete)?;
+        match (self.args.flags.json, is_complete) {
+            (false, _) => self.print_table(&best, is_complete)?,
+            // An event of the search, after those of its runs.
+            (true, true) => print(&format!("{}\n", self.finished(descent, &best)))?,
+            (true, false) => {}
         }
         if is_complete {
             let _ = std::io::stderr().lock().write_all(self.conclusion(descent, &best).as_bytes());
         }
-        Ok(())
+        written()
+    }
+
+    fn finished(&self, descent: &Descent, best: &Probe) -> Value {
+        let number = |text: &String| match (text.parse::<i64>(), text.parse::<f64>()) {
+            (Ok(whole), _) => json!(whole),
+            (_, Ok(number)) => json!(number),
+            _ => json!(text),
+        };
+        let settings: Map<String, Value> = best.iter().map(|(key, text)| (key.clone(), number(text))).collect();
+        let at_end: Vec<&str> = descent.ends().map(|(i, _)| self.parameters[i].key.as_str()).collect();
+        json!({
+            "event": "search_finished",
+            "metric": self.goal.metric,
+            "goal": if self.goal.is_most { "maximise" } else { "minimise" },
+            "points": self.probes.len(),
+            "trial": label(best),
+            "settings": settings,
+            "value": descent.least().map(|value| if self.goal.is_most { -value } else { value }),
+            "at_end": at_end,
+        })
     }
 
     fn print_table(&self, best: &Probe, is_complete: bool) -> Result<()> {

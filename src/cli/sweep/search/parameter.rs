@@ -72,6 +72,11 @@ impl Parameter {
             return Err(Error::usage("the interval is too narrow for numbers of this size"));
         }
         let (low, high) = (low as i64, high as i64);
+        if is_integer && high - low <= 2 {
+            let text = format!("the interval holds one integer only, {}", low + 1);
+            let all = format!("{}={from}..={to}", key.trim());
+            return Err(Error::usage(text).hint(format!("it ends before {to}; write `--search {all}` to include it")));
+        }
         let stated = stage.params.get(name).and_then(serde_json::Value::as_f64).map(|x| steps(x, decimals).round());
         let inside = stated.filter(|x| (low as f64) < *x && *x < high as f64).map(|x| x as i64);
         let start = inside.unwrap_or((low + high) / 2);
@@ -163,6 +168,8 @@ mod tests {
         assert_eq!(text("f.x=1..1"), "`--search f.x=1..1`: the interval is empty: 1 up to 1");
         assert_eq!(text("f.x=a..1"), "`--search f.x=a..1`: `a` is not a number");
         assert_eq!(text("f.x=0..inf"), "`--search f.x=0..inf`: `inf` is not a number");
+        assert_eq!(text("f.n=2..3"), "`--search f.n=2..3`: the interval holds one integer only, 2");
+        assert!(parse("f.n=2..=3").is_ok() && parse("f.n=2.0..3.0").is_ok());
         assert_eq!(text("f.x"), "`--search f.x`: there is no interval");
         assert_eq!(text("f.x=1"), "`--search f.x=1`: there is no interval");
         assert_eq!(text("x=0..1"), "`--search x=0..1`: there is no stage");

@@ -1,12 +1,11 @@
 //! State shared by all transfers of one remote: the client, whether it still answers, pending
-//! warnings, bad objects; also the names of objects. Does not know when a record counts as a hit.
+//! warnings, bad objects. Does not know when a record counts as a hit.
 
 use super::address::{Mode, Opened};
 use super::error::RemoteError;
+use super::objects::RemoteRecord;
 use super::pack::Pack;
-use crate::cache::action_cache::Record;
 use crate::cache::key::Key;
-use crate::files::digest::Digest;
 use erw_base::error::Error;
 use object_store::ObjectStore;
 use object_store::path::Path as Location;
@@ -15,13 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
-
-/// A record of a remote, and its bytes as received.
-#[derive(Debug, Clone)]
-pub struct RemoteRecord {
-    pub record: Record,
-    pub(super) bytes: Vec<u8>,
-}
 
 /// Files in transfer at a time, in both directions together.
 const TRANSFERS: usize = 16;
@@ -183,19 +175,4 @@ impl Client {
             futures_util::future::Either::Right(_) => None,
         }
     }
-}
-
-pub fn record_name(key: &Key) -> String {
-    let key = key.to_string();
-    format!("v1/actions/{}/{key}.json", &key[..2])
-}
-
-pub fn blob_name(digest: &Digest) -> String {
-    let digest = digest.to_string();
-    format!("v1/blobs/{}/{digest}", &digest[..2])
-}
-
-pub fn tree_name(digest: &Digest) -> String {
-    let digest = digest.to_string();
-    format!("v1/trees/{}/{digest}.json", &digest[..2])
 }

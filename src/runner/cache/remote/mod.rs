@@ -20,11 +20,13 @@
 //!
 //! All async code of the runner is here: `address` creates the client of an address, `pull` and
 //! `push` transfer in the two directions, `tree` is the list of files, `pack` the small objects of a
-//! pipeline in one, `error` describes failures without secrets. This module does not know when a record counts as a hit (`plan`), nor who asks.
+//! pipeline in one, `objects` has their names, `error` describes failures without secrets. This
+//! module does not know when a record counts as a hit (`plan`), nor who asks.
 
 mod address;
 mod client;
 mod error;
+mod objects;
 mod pack;
 mod pull;
 mod push;
@@ -37,11 +39,12 @@ pub use push::Sent;
 use super::action_cache::Record;
 use super::key::Key;
 use super::store::Store;
-use client::{Client, RemoteRecord};
+use client::Client;
 use error::RemoteError;
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_base::limits;
 use futures_util::{StreamExt, TryStreamExt};
+use objects::RemoteRecord;
 use push::{Named, Parcel};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

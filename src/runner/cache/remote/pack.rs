@@ -7,12 +7,9 @@
 //! does not grow with the history. Of two runs that write one at a time, the last wins, and the next
 //! run of the other adds again what is lacking. Does not know who asks, or when one is written.
 
-use super::client::{RemoteRecord, blob_name, record_name, tree_name};
-use super::push::Parcel;
-use super::tree::Tree;
+use super::objects::RemoteRecord;
 use crate::cache::action_cache::{self, Lookup};
-use crate::files::digest::{Digest, Measured, join};
-use erw_base::error::{Error, Result};
+use crate::files::digest::{Digest, Measured};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -29,7 +26,7 @@ const MOST: u64 = 256 << 20;
 const HEAD: u64 = 1024;
 
 /// Objects by name: the record of a stage, and its small artifacts.
-type Part = Vec<(String, Vec<u8>)>;
+pub type Part = Vec<(String, Vec<u8>)>;
 
 #[derive(Default)]
 pub struct Pack {
@@ -93,7 +90,9 @@ impl Pack {
     pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
         let mut archive = tar::Builder::new(GzEncoder::new(vec![], Compression::default()));
         let (mut written, mut left) = (BTreeSet::new(), MOST - HEAD);
-        for (folder, name) in self.stages.iter().flat_map(|(folder, names)| names.iter().map(move |name| (folder, name))) {
+        for (folder, name) in
+            self.stages.iter().flat_map(|(folder, names)| names.iter().map(move |name| (folder, name)))
+        {
             // Equal files of several stages are one object.
             let Some(contents) = self.objects.get(name).filter(|_| written.insert(name)) else { continue };
             match left.checked_sub(HEAD + contents.len() as u64) {
@@ -109,21 +108,6 @@ impl Pack {
     }
 }
 
-/// The objects of a record that belong into a pack.
-pub fn part(parcel: &Parcel) -> Result<Part> {
-    let mut part = vec![(record_name(&parcel.key), parcel.record.clone())];
-    for (path, measured) in parcel.artifacts.iter().filter(|(_, measured)| is_small(measured)) {
-        let tree = Tree::of(path, measured)?;
-        for file in tree.entries.iter().filter(|entry| entry.kind.is_file()) {
-            let path = join(path, &file.path);
-            let contents = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-            part.push((blob_name(&file.digest), contents));
-        }
-        part.extend(tree.to_bytes().map(|list| (tree_name(&measured.digest), list)));
-    }
-    Ok(part)
-}
-
 /// Whether an artifact is packed.
 pub fn is_small(artifact: &Measured) -> bool {
     artifact.bytes <= SMALL && artifact.files <= FEW
@@ -132,9 +116,4 @@ pub fn is_small(artifact: &Measured) -> bool {
 /// A stage of a sweep is called by its parameters, which may be long.
 fn folder(stage: &str) -> String {
     Digest::of_bytes(stage.as_bytes()).hex()[..16].to_string()
-}
-
-/// The name of the pack of a pipeline, whose name may have any characters.
-pub fn pack_name(pipeline: &str) -> String {
-    format!("v1/packs/{}.tar.gz", Digest::of_bytes(pipeline.as_bytes()))
 }

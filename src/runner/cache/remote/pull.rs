@@ -2,9 +2,10 @@
 //! each under a temporary name until its digest is verified; the complete artifact enters the store
 //! by rename. Files already present are not fetched again, so an interrupted pull resumes.
 
-use super::client::{Client, RemoteRecord, blob_name, record_name, tree_name};
+use super::client::Client;
 use super::error::{self, RemoteError};
-use super::pack::{Pack, is_small, pack_name};
+use super::objects::{RemoteRecord, blob_name, pack_name, record_name, tree_name};
+use super::pack::{Pack, is_small};
 use super::tree::{Tree, alone};
 use crate::cache::action_cache::{self, Lookup};
 use crate::cache::key::Key;

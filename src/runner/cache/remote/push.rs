@@ -1,9 +1,10 @@
 //! Transfers from the store to a remote: blobs, then the tree that names them, then the record.
 //! Objects already there with the right size are skipped, unless this process found them corrupt.
 
-use super::client::{Client, blob_name, record_name, tree_name};
+use super::client::Client;
 use super::error::{self, RemoteError};
-use super::pack::{self, pack_name};
+use super::objects::{blob_name, pack_name, record_name, tree_name};
+use super::pack::{Part, is_small};
 use super::tree::Tree;
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::key::Key;
@@ -26,9 +27,9 @@ const WINDOW: usize = 4;
 
 /// A record ready to be sent; only its files in the store are still needed.
 pub struct Parcel {
-    pub key: Key,
-    pub record: Vec<u8>,
-    pub artifacts: Vec<(PathBuf, Measured)>,
+    key: Key,
+    record: Vec<u8>,
+    artifacts: Vec<(PathBuf, Measured)>,
 }
 
 /// A pipeline and a stage of it.
@@ -58,6 +59,21 @@ impl Parcel {
         let artifacts = record.outputs.values().map(|o| artifact(&o.measured)).collect::<Option<Vec<_>>>()?;
         Some(Self { key, record: bytes, artifacts })
     }
+
+    /// What of it belongs into a pack.
+    fn part(&self) -> Result<Part, Error> {
+        let mut part = vec![(record_name(&self.key), self.record.clone())];
+        for (path, measured) in self.artifacts.iter().filter(|(_, measured)| is_small(measured)) {
+            let tree = Tree::of(path, measured)?;
+            for file in tree.entries.iter().filter(|entry| entry.kind.is_file()) {
+                let path = join(path, &file.path);
+                let contents = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+                part.push((blob_name(&file.digest), contents));
+            }
+            part.extend(tree.to_bytes().map(|list| (tree_name(&measured.digest), list)));
+        }
+        Ok(part)
+    }
 }
 
 impl Client {
@@ -78,7 +94,7 @@ impl Client {
         self.open_pack(pipeline).await;
         let mut packs = self.packs.lock().await;
         if let Some(pack) = packs.get_mut(pipeline).filter(|pack| !pack.holds(stage, &parcel.record)) {
-            pack.put(stage, pack::part(parcel)?);
+            pack.put(stage, parcel.part()?);
         }
         Ok(())
     }
