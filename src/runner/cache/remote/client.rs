@@ -39,8 +39,10 @@ pub struct Client {
     /// Uploads in progress.
     pub pending: AtomicUsize,
     pub slots: Semaphore,
-    /// By pipeline; held while one is fetched, so that others wait for it.
-    pub packs: AsyncMutex<BTreeMap<String, Pack>>,
+    /// By pipeline.
+    packs: Mutex<BTreeMap<String, Pack>>,
+    /// Held while a pack is fetched, so that others wait for it.
+    pub fetching: AsyncMutex<()>,
     notices: Mutex<Notices>,
 }
 
@@ -69,7 +71,8 @@ impl Client {
             stopped: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
             slots: Semaphore::new(TRANSFERS),
-            packs: AsyncMutex::default(),
+            packs: Mutex::default(),
+            fetching: AsyncMutex::default(),
             notices: Mutex::default(),
         };
         fault.into_iter().for_each(|why| link.failed(&RemoteError::Remote(why)));
@@ -78,6 +81,10 @@ impl Client {
 
     pub fn notices(&self) -> MutexGuard<'_, Notices> {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn packs(&self) -> MutexGuard<'_, BTreeMap<String, Pack>> {
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn answers(&self) -> bool {

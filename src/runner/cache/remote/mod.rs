@@ -117,7 +117,9 @@ impl Remote {
 
     /// The record of this key, if there is a valid one; what is packed for the pipeline is read first.
     pub fn record(&self, pipeline: &str, key: &Key) -> Option<RemoteRecord> {
-        self.threads.block_on(self.link.open_pack(pipeline));
+        if !self.link.packs().contains_key(pipeline) {
+            self.threads.block_on(self.link.open_pack(pipeline));
+        }
         if let Some(known) = self.link.notices().records.get(key) {
             return known.clone();
         }
@@ -145,13 +147,8 @@ impl Remote {
 
     /// Packs what was fetched, if it came alone.
     fn pack(&self, store: &Store, (pipeline, stage): Named<'_>, found: &RemoteRecord) {
-        let packed = async {
-            let packs = self.link.packs.lock().await;
-            packs.get(pipeline).is_some_and(|pack| pack.holds(stage, &found.bytes))
-        };
-        if !self.threads.block_on(packed)
-            && let Some(parcel) = Parcel::of(store, &found.record)
-        {
+        let packed = self.link.packs().get(pipeline).is_some_and(|pack| pack.holds(stage, &found.bytes));
+        if !packed && let Some(parcel) = Parcel::of(store, &found.record) {
             // The next run tries again.
             let _ = self.threads.block_on(self.link.pack((pipeline, stage), &parcel));
         }

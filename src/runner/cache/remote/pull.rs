@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use std::collections::BTreeMap;
 use std::fs::Permissions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +56,9 @@ fn artifact(threads: &Handle, link: &Client, store: &Store, wanted: &Measured) -
     if store.look(wanted) == Presence::Whole {
         return Ok(());
     }
+    if let Some(bytes) = link.packed_file(wanted) {
+        return place_packed(store, wanted, &bytes);
+    }
     let _lock = store.lock(&Key::from(wanted.digest))?;
     if store.look(wanted) == Presence::Whole {
         return Ok(());
@@ -70,6 +73,24 @@ fn artifact(threads: &Handle, link: &Client, store: &Store, wanted: &Measured) -
     Ok(())
 }
 
+/// Stores an artifact that is one small file and is here already. There is nothing to wait for or to
+/// resume, and for thousands of them a folder and a lock each are most of the work.
+fn place_packed(store: &Store, wanted: &Measured, bytes: &[u8]) -> Result<(), RemoteError> {
+    let folder = store.v1("pulls");
+    let whole = folder.join(unique());
+    let written = match std::fs::write(&whole, bytes) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&whole, bytes))
+        }
+        other => other,
+    };
+    written.map_err(|e| Error::io("write", &whole, e))?;
+    let placed = store.publish(&whole, wanted, durability(wanted));
+    // It is still there if another run was first.
+    let _ = disk::remove(&whole);
+    Ok(placed?)
+}
+
 /// What is small is fetched anew in less time than it is forced to disk.
 fn durability(wanted: &Measured) -> Durability {
     if is_small(wanted) { Durability::Later } else { Durability::Now }
@@ -78,8 +99,8 @@ fn durability(wanted: &Measured) -> Durability {
 impl Client {
     /// Fetches the pack of a pipeline, unless it is here. One that cannot be had is empty.
     pub(super) async fn open_pack(&self, pipeline: &str) {
-        let mut packs = self.packs.lock().await;
-        if packs.contains_key(pipeline) || !self.answers() {
+        let _alone = self.fetching.lock().await;
+        if self.packs().contains_key(pipeline) || !self.answers() {
             return;
         }
         let name = pack_name(pipeline);
@@ -91,7 +112,7 @@ impl Client {
             }
             None => return,
         };
-        packs.insert(pipeline.into(), pack);
+        self.packs().insert(pipeline.into(), pack);
     }
 
     fn unpack(&self, name: &str, bytes: &[u8]) -> Pack {
@@ -107,8 +128,14 @@ impl Client {
     }
 
     /// The bytes of an object, if it is packed.
-    async fn packed(&self, name: &str) -> Option<Vec<u8>> {
-        self.packs.lock().await.values().find_map(|pack| pack.object(name)).map(<[u8]>::to_vec)
+    fn packed(&self, name: &str) -> Option<Vec<u8>> {
+        self.packs().values().find_map(|pack| pack.object(name)).map(<[u8]>::to_vec)
+    }
+
+    /// The bytes of an artifact that is one file, if they are packed and right.
+    fn packed_file(&self, wanted: &Measured) -> Option<Vec<u8>> {
+        let bytes = self.packed(&blob_name(&wanted.digest)).filter(|_| wanted.files == 1)?;
+        (Digest::of_bytes(&bytes) == wanted.digest && bytes.len() as u64 == wanted.bytes).then_some(bytes)
     }
 
     pub(super) async fn record(&self, key: &Key) -> Option<RemoteRecord> {
@@ -144,7 +171,7 @@ impl Client {
     async fn files(&self, wanted: &Measured, folder: &Path, whole: &Path) -> Result<(), RemoteError> {
         // A single file may be the artifact itself or alone in a folder; only the remote knows
         // which.
-        if wanted.files == 1 && self.packed(&tree_name(&wanted.digest)).await.is_none() {
+        if wanted.files == 1 && self.packed(&tree_name(&wanted.digest)).is_none() {
             match self.file(&alone(wanted), &[whole.to_path_buf()], folder).await {
                 Err(fault) => self.absent(fault)?,
                 Ok(()) => return Ok(()),
@@ -181,7 +208,7 @@ impl Client {
 
     async fn tree(&self, wanted: &Measured) -> Result<Tree, RemoteError> {
         let name = tree_name(&wanted.digest);
-        let bytes = match self.packed(&name).await {
+        let bytes = match self.packed(&name) {
             Some(bytes) => bytes,
             None => self.small(&name).await?,
         };
@@ -208,7 +235,7 @@ impl Client {
         let name = blob_name(&file.digest);
         let failed = |e| error::of(&name, &e);
         let local = |e| Error::io("write", to, e);
-        let packed = self.packed(&name).await.filter(|bytes| Digest::of_bytes(bytes) == file.digest);
+        let packed = self.packed(&name).filter(|bytes| Digest::of_bytes(bytes) == file.digest);
         if let Some(bytes) = packed {
             return Ok(std::fs::write(to, bytes).map_err(local)?);
         }

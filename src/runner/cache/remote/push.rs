@@ -4,7 +4,7 @@
 use super::client::Client;
 use super::error::{self, RemoteError};
 use super::objects::{blob_name, pack_name, record_name, tree_name};
-use super::pack::{Part, is_small};
+use super::pack::{Pack, Part, is_small};
 use super::tree::Tree;
 use crate::cache::action_cache::{self, Lookup, Record};
 use crate::cache::key::Key;
@@ -13,7 +13,7 @@ use crate::files::digest::{Measured, TreeEntry, join};
 use erw_base::error::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Files of one artifact sent at a time.
@@ -92,19 +92,24 @@ impl Client {
     /// Adds what the remote has of a stage to the pack of the pipeline.
     pub(super) async fn pack(&self, (pipeline, stage): Named<'_>, parcel: &Parcel) -> Result<(), RemoteError> {
         self.open_pack(pipeline).await;
-        let mut packs = self.packs.lock().await;
-        if let Some(pack) = packs.get_mut(pipeline).filter(|pack| !pack.holds(stage, &parcel.record)) {
-            pack.put(stage, parcel.part()?);
+        let lacks = |pack: &Pack| !pack.holds(stage, &parcel.record);
+        if self.packs().get(pipeline).is_some_and(lacks) {
+            let part = parcel.part()?;
+            self.packs().entry(pipeline.into()).or_default().put(stage, part);
         }
         Ok(())
     }
 
     /// Sends the packs that have changed.
     pub(super) async fn send_packs(&self) -> Result<(), RemoteError> {
-        for (pipeline, pack) in self.packs.lock().await.iter_mut().filter(|(_, pack)| pack.has_changed) {
-            let bytes = pack.to_bytes().map_err(|e| Error::stage("cannot pack what was sent").caused(e))?;
-            self.put(&pack_name(pipeline), bytes).await?;
+        let bytes = |(pipeline, pack): (&String, &mut Pack)| {
             pack.has_changed = false;
+            Ok((pack_name(pipeline), pack.to_bytes()?))
+        };
+        let changed: io::Result<Vec<(String, Vec<u8>)>> =
+            self.packs().iter_mut().filter(|(_, pack)| pack.has_changed).map(bytes).collect();
+        for (name, bytes) in changed.map_err(|e| Error::stage("cannot pack what was sent").caused(e))? {
+            self.put(&name, bytes).await?;
         }
         Ok(())
     }
