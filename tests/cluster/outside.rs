@@ -163,6 +163,28 @@ fn a_run_as_a_job_is_stopped() {
     is_done_once(&cluster, &space, 200);
 }
 
+/// A run under other settings neither works beside a job nor repeats it.
+#[test]
+fn a_run_on_this_machine_takes_over_what_a_job_has_done() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(40);
+    orphan(&cluster, &space);
+    let here = || cluster.run(&space, &["--launcher", "local"]);
+    let said = here().expect(1).stderr;
+    assert!(said.contains("stage `count` is a job of Slurm already: ") && said.contains(" is running"), "{said}");
+    until("the job's end", || cluster.jobs().is_empty());
+    here().expect(0);
+    assert_eq!((lines(&space, "start"), lines(&space, "end")), (1, 1));
+    is_done_once(&cluster, &space, 40);
+    // One that was cancelled is gone on with.
+    let space = count(60);
+    orphan(&cluster, &space);
+    cluster.tell(&["scancel", &cluster.jobs()[0].0]);
+    until("the queue to be empty", || cluster.jobs().is_empty());
+    cluster.run(&space, &["--launcher", "local"]).expect(0);
+    is_done_once(&cluster, &space, 60);
+}
+
 #[test]
 fn a_run_on_this_machine_is_no_job() {
     let space = count(1);

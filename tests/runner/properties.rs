@@ -201,6 +201,29 @@ fn unlikely_combinations_have_a_warning() {
     assert!(space.run(&[]).expect(2).stderr.starts_with(warning));
 }
 
+/// Splits by two rules have images in common.
+#[test]
+fn held_out_images_that_may_have_been_trained_on_are_doubted() {
+    for kind in ["train-encoder", "train-classifier"] {
+        let of = |holdout: &str| {
+            format!(
+                "[stages]\na = {{ kind = \"images\", params = {{ source = \"x\", resolution = 16, split = \"train\" }} }}\n\
+                 b = {{ kind = \"images\", params = {{ source = \"x\", resolution = 16, {holdout} }} }}\n\
+                 net = {{ kind = \"{kind}\", inputs = {{ images = \"a\", holdout = \"b\" }} }}\n"
+            )
+        };
+        let space = Space::new(&of("split = \"holdout\""));
+        assert!(!space.plan(&[]).contains("warning"), "{}", space.plan(&[]));
+        space.write("p.toml", &of("split = \"holdout\", holdout_every = 3"));
+        let said = space.plan(&[]);
+        assert!(said.contains("warning: stage `net`: `holdout.partition` is "), "{said}");
+        assert!(said.contains("may have images in common"), "{said}");
+        // A set of its own.
+        space.write("p.toml", &of("split = \"all\", part = \"test\""));
+        assert!(!space.plan(&[]).contains("warning"), "{}", space.plan(&[]));
+    }
+}
+
 /// A manifest that speaks of a property that nothing has, or of a fact that the kind never gives,
 /// would hold nobody to anything.
 #[test]

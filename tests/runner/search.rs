@@ -290,7 +290,7 @@ fn a_search_ends_with_a_line_of_json() {
     );
     assert!(events.len() > 20 && events.iter().filter(|e| e["event"] == "search_finished").count() == 1);
     // If all points are cached, there are no runs and no other events.
-    assert_eq!(search(LOSS), [found.clone()]);
+    assert_eq!(search(LOSS).as_slice(), std::slice::from_ref(found));
     let most = search(["--maximise", "gain"]);
     assert_eq!((&most[0]["goal"], &most[0]["settings"]), (&json!("maximise"), &found["settings"]));
     assert_eq!(most[0]["value"].as_f64().unwrap(), -found["value"].as_f64().unwrap());

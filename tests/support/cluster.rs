@@ -3,6 +3,7 @@
 use super::deadline::Deadline;
 use super::skip;
 use super::space::{Said, Space};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -129,5 +130,14 @@ fn is_installed(name: &str) -> bool {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.script("stop", None);
+        // What a failed test cannot tell: whether Slurm itself started a job again.
+        if std::thread::panicking() {
+            for log in ["ctld.log", "slurmd.n1.log", "slurmd.n2.log"] {
+                let text = std::fs::read_to_string(self.conf().with_file_name(log)).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                let end = lines[lines.len().saturating_sub(60)..].join("\n");
+                let _ = writeln!(std::io::stderr(), "the end of {log}:\n{end}");
+            }
+        }
     }
 }

@@ -29,7 +29,13 @@ fn number(params: &Params, name: &str) -> f64 {
 pub fn images(params: &Params) -> Vec<Fact> {
     let names = ["source", "part", "split", "holdout_every", "limit"];
     let values: Vec<Value> = names.iter().filter_map(|name| params.get(*name).cloned()).collect();
-    vec![Fact::new("set", values, &["source", "part", "split", "holdout_every", "limit"])]
+    let mut facts = vec![Fact::new("set", values, &["source", "part", "split", "holdout_every", "limit"])];
+    if text(params, "split") != Some("all") {
+        let names = ["source", "part", "holdout_every"];
+        let values: Vec<Value> = names.iter().filter_map(|name| params.get(*name).cloned()).collect();
+        facts.push(Fact::new("partition", values, &["source", "part", "split", "holdout_every"]));
+    }
+    facts
 }
 
 /// Downsampling factor of an autoencoder: 2^(levels - 1), one level per entry of

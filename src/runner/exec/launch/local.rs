@@ -5,12 +5,14 @@
 //! A worker leads its own process group, so that Ctrl-C on the terminal reaches only the runner,
 //! and so that everything the worker started can be ended with it. It inherits the open lock of its
 //! key: while any process of the group lives, no other run can start the same action. It ends with
-//! the runner, so there is never an earlier attempt to attend. Several ranks of an attempt are one
+//! the runner, so there is never an earlier attempt of this launcher to attend. Several ranks of an attempt are one
 //! group, and one that ends badly ends it. Those that exchange gradients over MPI are started by
 //! `mpirun`, which stands for all of them.
 //!
 //! Does not know the graph or keys.
 
+use super::slurm::placed::Placed;
+use super::slurm::unattended;
 use super::{AttemptSite, Launcher, open_log, with_tail};
 use crate::event::WorkerEvent;
 use crate::exec::attempt_report::{AttemptEnd, AttemptReport, Machine};
@@ -45,11 +47,21 @@ pub struct Local {
 }
 
 impl Launcher for Local {
-    fn find(&self, _: &Path) -> Result<Option<u32>> {
+    /// What a job of a cluster has done, which a run with another launcher submitted, is taken over.
+    fn find(&self, work: &Path) -> Result<Option<u32>> {
+        let Some(placed) = Placed::read(work)? else { return Ok(None) };
+        if unattended::is_done(work, &placed)? {
+            return Ok(Some(placed.attempt));
+        }
+        let _ = std::fs::remove_file(Placed::file(work));
         Ok(None)
     }
 
     fn run(&self, site: &AttemptSite<'_>, mut job: Job, tell: &mut dyn FnMut(WorkerEvent)) -> Result<AttemptReport> {
+        // Only one that was found has a report.
+        if let Some(report) = AttemptReport::read(&job)? {
+            return Ok(report);
+        }
         if job.command.is_some() {
             job.unverified = job.inputs.keys().cloned().collect();
             return command::attempt(site, &self.worker, &job, tell);

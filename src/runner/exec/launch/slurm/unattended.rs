@@ -7,11 +7,13 @@ use super::placed::Placed;
 use super::state::{JobEnd, JobStatus, Phase, parse};
 use crate::cache::key::Key;
 use crate::cache::store::Store;
+use crate::exec::attempt_report::{AttemptEnd, AttemptReport};
 use crate::exec::stop_request;
-use crate::files::disk::remove;
+use crate::files::disk::{read_json, remove};
 use crate::host::utc;
 use erw_base::error::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Names in one question: a command line has a limit.
@@ -52,6 +54,35 @@ pub fn look(names: &[String]) -> Result<HashMap<String, Seen>> {
         found.extend(lines);
     }
     Ok(found)
+}
+
+/// Whether the job of a stage, which no run attends, has done its work. If not, nothing more comes of
+/// it.
+///
+/// # Errors
+/// When it waits or runs, so that nobody else may do the work, or when that cannot be told.
+pub fn is_done(work: &Path, placed: &Placed) -> Result<bool> {
+    let end = work.join(format!("attempt-{}.end.json", placed.attempt));
+    let report: Option<AttemptReport> = read_json(&end)?;
+    if report.is_some_and(|report| matches!(report.end, AttemptEnd::Done)) {
+        return Ok(true);
+    }
+    let (stage, name) = (&placed.stage, &placed.name);
+    let seen = look(std::slice::from_ref(name)).map_err(|e| {
+        let note = Placed::file(work);
+        e.context(format!(
+            "stage `{stage}` was submitted as the job `{name}` of Slurm, and what became of it is unknown"
+        ))
+        .hint(format!("if its cluster is gone, remove `{}`", note.display()))
+    })?;
+    match seen.get(name).filter(|seen| !seen.status.has_ended()) {
+        None => Ok(false),
+        Some(seen) => {
+            let (id, state) = (&seen.status.id, seen.status.state.to_lowercase());
+            Err(Error::stage(format!("stage `{stage}` is a job of Slurm already: {id} is {state}"))
+                .hint("pass `--launcher slurm` to wait for it, or run `erw stop` to stop it"))
+        }
+    }
 }
 
 fn line(line: &str) -> Option<(String, Seen)> {
