@@ -189,8 +189,7 @@ fn check_gaps(root: &Path, files: &[PathBuf]) -> Result<()> {
     for (rank, shard) in files.iter().filter_map(|file| ranked(file)) {
         there.entry(rank).or_default().insert(shard);
     }
-    let mut expected = 0;
-    for (rank, shards) in &there {
+    for (expected, (rank, shards)) in (0..).zip(&there) {
         let absent = match *rank == expected {
             true => (0..).zip(shards).find(|(n, shard)| n != *shard).map(|(n, _)| (*rank, n)),
             false => Some((expected, 0)),
@@ -198,7 +197,6 @@ fn check_gaps(root: &Path, files: &[PathBuf]) -> Result<()> {
         if let Some((rank, shard)) = absent {
             bail!("{}: latents_rank{rank:02}_shard{shard:03}.safetensors is missing", root.display());
         }
-        expected += 1;
     }
     Ok(())
 }

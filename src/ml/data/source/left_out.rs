@@ -118,7 +118,7 @@ impl LeftOut {
         let is_like = |reason: &str| {
             let Some(ext) = reason.strip_prefix('.') else { return false };
             let rest = |known: &&str| ext.strip_prefix(*known).and_then(|rest| rest.chars().next());
-            EXTENSIONS.iter().filter_map(|known| rest(&known)).any(|next| "_-?:!&@;".contains(next))
+            EXTENSIONS.iter().filter_map(rest).any(|next| "_-?:!&@;".contains(next))
         };
         let like: Vec<String> =
             self.0.iter().filter(|(reason, _)| is_like(reason)).map(|(reason, n)| format!("{n} {reason}")).collect();

@@ -509,7 +509,7 @@ impl<'a> Scheduler<'a> {
             self.say(EventKind::Warning { text: e.to_string() });
         }
         let ends: Vec<StageEnd> = (0..self.selected.len()).map(|i| self.last_end(self.selected[i])).collect();
-        let forgotten = forgotten.map(|id| Error::internal(&format!("stage `{}` was forgotten", self.stage(id).name)));
+        let forgotten = forgotten.map(|id| Error::internal(format!("stage `{}` was forgotten", self.stage(id).name)));
         let error = summarise(&ends, signal).or(forgotten);
         let exit = error.as_ref().map_or(0, Error::exit_code);
         self.say(EventKind::RunFinished { seconds: self.began.elapsed().as_secs_f64(), exit });
