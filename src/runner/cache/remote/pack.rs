@@ -2,10 +2,11 @@
 //! that are smaller than a request is worth. For 10,000 small stages, one request replaces 20,000.
 //!
 //! A pack is a gzipped tar. It has a folder for each stage, with objects under their own names, the
-//! record before its artifacts. It only saves requests: what it holds is checked as if it had come alone, what it
-//! lacks is asked for, and a remote without packs works. It has the last record of each stage, so it
-//! does not grow with the history. Of two runs that write one at a time, the last wins, and the next
-//! run of the other adds again what is lacking. Does not know who asks, or when one is written.
+//! record before its artifacts. It only saves requests: what it holds is checked as if it had come
+//! alone, what it lacks is asked for, and a remote without packs works. It has the last record of
+//! each stage, so it does not grow with the history. Of two runs that write one at once, the last
+//! wins, and the next run of the other adds again what is lacking. Does not know who asks, or when
+//! one is written.
 
 use super::objects::RemoteRecord;
 use crate::cache::action_cache::{self, Lookup};
@@ -13,7 +14,7 @@ use crate::files::digest::{Digest, Measured};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -89,12 +90,12 @@ impl Pack {
 
     pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
         let mut archive = tar::Builder::new(GzEncoder::new(vec![], Compression::default()));
-        let (mut written, mut left) = (BTreeSet::new(), MOST - HEAD);
+        let mut left = MOST - HEAD;
         for (folder, name) in
             self.stages.iter().flat_map(|(folder, names)| names.iter().map(move |name| (folder, name)))
         {
-            // Equal files of several stages are one object.
-            let Some(contents) = self.objects.get(name).filter(|_| written.insert(name)) else { continue };
+            // Equal files of several stages are in the folder of each, which another may leave.
+            let Some(contents) = self.objects.get(name) else { continue };
             match left.checked_sub(HEAD + contents.len() as u64) {
                 Some(more) => left = more,
                 None => break,
