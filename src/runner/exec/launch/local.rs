@@ -5,12 +5,13 @@
 //! A worker leads its own process group, so that Ctrl-C on the terminal reaches only the runner,
 //! and so that everything the worker started can be ended with it. It inherits the open lock of its
 //! key: while any process of the group lives, no other run can start the same action. It ends with
-//! the runner, so there is never an earlier attempt of this launcher to attend. Several ranks of an attempt are one
-//! group, and one that ends badly ends it. Those that exchange gradients over MPI are started by
-//! `mpirun`, which stands for all of them.
+//! the runner, so there is never an earlier attempt of this launcher to attend. Several ranks of an
+//! attempt are one group, and one that ends badly ends it. Those that exchange gradients over MPI are
+//! started by `mpirun`, which stands for all of them.
 //!
 //! Does not know the graph or keys.
 
+use super::mpirun::{MPIRUN, mpirun};
 use super::slurm::placed::Placed;
 use super::slurm::unattended;
 use super::{AttemptSite, Launcher, open_log, with_tail};
@@ -171,21 +172,6 @@ impl Local {
             .stderr(log);
         command
     }
-}
-
-/// Starts processes that find each other by MPI.
-pub(super) const MPIRUN: &str = "mpirun";
-
-/// The arguments of Open MPI's `mpirun` for so many ranks.
-///
-/// - Ranks lead groups of their own, and `mpirun` hands on no open file: what ends them with the runner
-///   is their mark. Standard input would not do, which `mpirun` closes when a rank has closed its
-///   output, or MPI.
-/// - It would bind each rank to one core.
-pub(super) fn mpirun(ranks: usize) -> [String; 6] {
-    let ranks = ranks.to_string();
-    let words = ["-n", &ranks, "--bind-to", "none", "--oversubscribe", "--allow-run-as-root"];
-    words.map(String::from)
 }
 
 fn by_mpi(job: &Job) -> bool {

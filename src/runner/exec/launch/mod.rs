@@ -6,6 +6,7 @@
 //! know the graph or keys, and believes no exit status (see [`super::attempt_report`]).
 
 pub mod local;
+mod mpirun;
 pub mod slurm;
 
 use super::attempt_report::AttemptReport;

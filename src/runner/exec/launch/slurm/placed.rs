@@ -52,6 +52,11 @@ impl Placed {
         work.join(PLACED)
     }
 
+    /// Where its worker reports its end.
+    pub(super) fn end_file(&self, work: &Path) -> PathBuf {
+        work.join(format!("attempt-{}.end.json", self.attempt))
+    }
+
     pub fn read(work: &Path) -> Result<Option<Self>> {
         read_json(&Self::file(work))
     }

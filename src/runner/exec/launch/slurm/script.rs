@@ -1,6 +1,6 @@
 //! The text of a batch script. Does not know how it is submitted.
 
-use crate::exec::launch::local::{MPIRUN, mpirun};
+use crate::exec::launch::mpirun::{MPIRUN, mpirun};
 use crate::exec::worker::SUSPENDED;
 use crate::kind::attempt::Job;
 use crate::kind::ranks::Numbering;

@@ -62,8 +62,7 @@ pub fn look(names: &[String]) -> Result<HashMap<String, Seen>> {
 /// # Errors
 /// When it waits or runs, so that nobody else may do the work, or when that cannot be told.
 pub fn is_done(work: &Path, placed: &Placed) -> Result<bool> {
-    let end = work.join(format!("attempt-{}.end.json", placed.attempt));
-    let report: Option<AttemptReport> = read_json(&end)?;
+    let report: Option<AttemptReport> = read_json(&placed.end_file(work))?;
     if report.is_some_and(|report| matches!(report.end, AttemptEnd::Done)) {
         return Ok(true);
     }
@@ -132,7 +131,7 @@ pub fn stop(store: &Store, key: &Key, placed: &Placed, until: Instant) -> Result
     let phase = seen.map(|seen| seen.status.phase());
     match phase {
         Some(Phase::Ended(_)) | None => {
-            let has_ended = work.join(format!("attempt-{}.end.json", placed.attempt)).exists();
+            let has_ended = placed.end_file(&work).exists();
             let is_cancelled = matches!(phase, Some(Phase::Ended(JobEnd::Cancelled)));
             // The next run would take the cancellation for that of a person.
             match (is_cancelled, has_ended) {
