@@ -5,10 +5,9 @@ use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_stages::data::weights::{KIND, check_file};
 
-/// Refuses the first file that its stage could not use.
-pub fn check(pipeline: &Pipeline, selected: &[StageId]) -> Result<()> {
-    let selected = selected.iter().map(|id| pipeline.stage(*id));
-    selected.filter(|stage| stage.kind.name == KIND.name).try_for_each(check_stage)
+/// Refuses the first file that its stage, one of these, could not use.
+pub fn check(pipeline: &Pipeline, stages: impl Iterator<Item = StageId>) -> Result<()> {
+    stages.map(|id| pipeline.stage(id)).filter(|stage| stage.kind.name == KIND.name).try_for_each(check_stage)
 }
 
 fn check_stage(stage: &Stage) -> Result<()> {

@@ -27,7 +27,9 @@ pub fn planned(
 ) -> Result<Planned> {
     let checker = CacheChecker::new(pipeline, cache, forced);
     let verdicts = plan(&checker, selected)?;
-    files::check(pipeline, selected)?;
+    // The file of a stage that is cached has been read.
+    let stale = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Run(_)));
+    files::check(pipeline, stale.map(|(id, _)| *id))?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading all records takes time, and is not needed if everything is cached.
     let record_index = if stale { Some(checker.record_index()?) } else { None };

@@ -50,14 +50,13 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let pipeline = args.pipeline.load_for(&args.targets, registry, cache)?;
     let selected = select(&pipeline, &args.targets)?;
     let locked = (args.locked && !args.flags.detach).then(|| lock::before(&pipeline, &selected, cache)).transpose()?;
-    let warns = !pipeline.warnings.is_empty() || !warnings(&pipeline, &selected).is_empty();
+    let warns = warns(&pipeline, &selected);
     let executed = execute(&pipeline, selected, Settled::default(), &args.flags, cache, vec![])?;
     let Some(outcome) = executed else { return Ok(()) };
     // Warnings are printed in every run, so such a run is not remembered. Neither is one whose
     // files changed meanwhile: it is unknown which version was read.
     let question = question.filter(|asked| !warns && ask() == Some(*asked));
-    let is_whole = outcome.error.is_none() && outcome.records.len() == outcome.ends.len();
-    if let Some(question) = question.filter(|_| is_whole) {
+    if let Some(question) = question.filter(|_| outcome.is_whole()) {
         up_to_date::keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, 0, &args.flags)?;
@@ -90,19 +89,23 @@ fn in_part(
     let listed = if args.flags.json { Some(Store::open(cache)?) } else { None };
     let part = partial.read(&args.pipeline.pipeline, registry, &args.pipeline.overrides(), listed.as_ref());
     let Some(Part { pipeline, selected, settled }) = part else { return Ok(false) };
-    let warns = !pipeline.warnings.is_empty() || !warnings(&pipeline, &selected).is_empty();
+    let warns = warns(&pipeline, &selected);
     let more = settled.count;
     let Some(outcome) = execute(&pipeline, selected, settled, &args.flags, cache, vec![])? else { return Ok(false) };
     let is_stopped = outcome.error.as_ref().is_some_and(|e| matches!(e.kind, ErrorKind::Signal(_)));
     if outcome.lacks_stages && !is_stopped {
         return Ok(false);
     }
-    let is_whole = outcome.error.is_none() && outcome.records.len() == outcome.ends.len();
-    if is_whole && !warns && ask() == Some(question) {
+    if outcome.is_whole() && !warns && ask() == Some(question) {
         partial.keep(&Store::open(cache)?, question, &pipeline, &outcome.records);
     }
     show(&outcome.ends, more, &args.flags)?;
     outcome.error.map_or(Ok(true), Err)
+}
+
+/// Whether a run of these stages prints warnings.
+fn warns(pipeline: &Pipeline, selected: &[StageId]) -> bool {
+    !pipeline.warnings.is_empty() || !warnings(pipeline, selected).is_empty()
 }
 
 /// `more`: stages that are cached and not among these.
@@ -139,7 +142,7 @@ pub fn execute(
         let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
     }
     if !flags.keep_going {
-        plan::files::check(pipeline, &selected)?;
+        plan::files::check(pipeline, selected.iter().copied())?;
     }
     if flags.detach {
         return detach::submit(pipeline, &selected, flags, cache).map(|()| None);

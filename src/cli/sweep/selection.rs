@@ -58,11 +58,9 @@ impl Sweep<'_> {
                 _ => None,
             }
         };
-        let mut keys: BTreeMap<StageId, String> = BTreeMap::new();
-        for id in verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Run(_))).map(|(id, _)| *id) {
-            let stage = self.plan.pipeline.stage(id);
-            keys.insert(id, checker.key(stage, &plan::inputs(stage, record)?)?.action.key.to_string());
-        }
+        let stale = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Run(_))).map(|(id, _)| *id);
+        let keys: BTreeMap<StageId, String> =
+            stale.filter_map(|id| Some((id, checker.key_of(id)?.to_string()))).collect();
         let ends = if keys.is_empty() { BTreeMap::new() } else { ends(store, &self.plan.pipeline.name)? };
         let mut known = Known::new();
         for id in verdicts.keys() {

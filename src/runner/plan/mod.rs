@@ -189,8 +189,12 @@ impl<'a> CacheChecker<'a> {
 
     /// What earlier attempts at a checked stage left behind; `None` if its inputs are not known.
     pub fn left(&self, id: StageId) -> Option<PartialProgress> {
-        let key = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()?;
-        PartialProgress::in_folder(&self.store.work_dir(&key))
+        PartialProgress::in_folder(&self.store.work_dir(&self.key_of(id)?))
+    }
+
+    /// The key of a checked stage; `None` if its inputs are not known.
+    pub fn key_of(&self, id: StageId) -> Option<Key> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
     }
 
     /// The known properties of all artifacts.

@@ -48,3 +48,10 @@ pub struct Outcome {
     /// selected.
     pub lacks_stages: bool,
 }
+
+impl Outcome {
+    /// Whether every selected stage is cached or done.
+    pub fn is_whole(&self) -> bool {
+        self.error.is_none() && self.records.len() == self.ends.len()
+    }
+}
