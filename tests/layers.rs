@@ -71,7 +71,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
     ("emulator", &[&["matmul"], &["memory"]]),
     ("gpu", &[&["card", "self_check"], &["kernels"], &["machine"], &["program", "driver_error"]]),
     ("fetch", &[&["library"], &["download", "hub", "pins"], &["http", "registry"]]),
-    ("base", &[&["error", "process"], &["braces", "limits", "svg", "text"]]),
+    ("base", &[&["error", "process"], &["braces", "limits", "svg", "text", "umask"]]),
 ];
 
 /// Outside crates that a room is to know nothing of.

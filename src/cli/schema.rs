@@ -276,7 +276,24 @@ fn field(field: &Field) -> Value {
     if let Some(default) = &field.default {
         schema.insert("default".into(), default.clone());
     }
+    if field.can_be_unset() {
+        or_false(&mut schema);
+    }
     schema.into()
+}
+
+/// Allows `false`, which unsets what a parent pipeline sets.
+fn or_false(schema: &mut Map<String, Value>) {
+    let mut types = match schema.remove("type") {
+        Some(Value::Array(types)) => types,
+        one => one.into_iter().collect(),
+    };
+    types.push("boolean".into());
+    schema.insert("type".into(), types.into());
+    match schema.get_mut("enum").and_then(Value::as_array_mut) {
+        Some(choices) => choices.push(false.into()),
+        None => drop(schema.insert("not".into(), json!({ "const": true }))),
+    }
 }
 
 /// The type, choices and limits of a value of a field, or of an element of its list.
@@ -408,7 +425,8 @@ mod tests {
             "summary = \"s\"\nrevision = 1\n[params]\nx = { type = \"int | [int]\", optional = true, min = 1 }  # x\n";
         let manifest = Manifest::parse("k", text).unwrap();
         let schema = field(&manifest.params[0]);
-        assert_eq!(schema["type"], json!(["integer", "array"]));
+        assert_eq!(schema["type"], json!(["integer", "array", "boolean"]));
+        assert_eq!(schema["not"], json!({ "const": true }));
         assert_eq!(schema["items"], json!({ "type": "integer", "minimum": 1 }));
         assert_eq!(schema["if"], json!({ "type": "integer" }));
         assert_eq!(schema["then"], json!({ "minimum": 1 }));

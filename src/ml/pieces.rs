@@ -150,12 +150,22 @@ impl Pieces<'_> {
 impl Missing<'_> {
     /// Writes a piece by calling `write` with the path of a new file.
     pub fn put<E: From<io::Error>>(&self, piece: u64, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+        self.put_or(piece, write, E::from)
+    }
+
+    /// The same for errors of which `failed` makes one of a file that cannot be kept.
+    pub fn put_or<E>(
+        &self,
+        piece: u64,
+        write: impl FnOnce(&Path) -> Result<(), E>,
+        failed: impl FnOnce(io::Error) -> E,
+    ) -> Result<(), E> {
         let (pieces, part) = (self.pieces, self.pieces.unfinished(piece));
         let keep = || -> io::Result<()> {
             std::fs::File::open(&part)?.sync_all()?;
             std::fs::rename(&part, pieces.path(piece))
         };
-        if let Err(e) = write(&part).and_then(|()| Ok(keep()?)) {
+        if let Err(e) = write(&part).and_then(|()| keep().map_err(failed)) {
             // A full disk needs the space.
             let _ = std::fs::remove_file(&part);
             return Err(e);

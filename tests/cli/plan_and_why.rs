@@ -150,7 +150,13 @@ fn a_plan_says_whether_a_failed_stage_resumes() {
     let below = |stage: &str| plan.lines().skip_while(|l| !l.starts_with(stage)).nth(1).unwrap_or_default().trim();
     assert_eq!(below("keeps"), "resumes from its checkpoints", "{plan}");
     assert_eq!(below("loses"), "starts over: no checkpoint yet", "{plan}");
-    assert_eq!(why(&space, "loses"), "loses would run\n  never ran\n  starts over: no checkpoint yet\n");
+    let said = why(&space, "loses");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[1].starts_with("  failed in run "), "it did run: {said}");
+    assert_eq!([lines[0], lines[2]], ["loses would run", "  starts over: no checkpoint yet"], "{said}");
+    let metrics = space.erw(&["metrics", "p.toml"]).expect(0).stdout;
+    let line = metrics.lines().find(|line| line.starts_with(" loses")).unwrap_or_default();
+    assert!(line.contains("failed in run ") && !metrics.contains("never ran"), "{metrics}");
     let json = space.erw(&["plan", "p.toml", "--format", "json"]).expect(0).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["stages"][0]["left"]["unnoted"], &json["stages"][2]["left"]), (&true.into(), &Value::Null));
@@ -449,4 +455,22 @@ fn a_plan_says_on_how_many_ranks_a_stage_runs() {
     assert!(of("vae").get("ranks").is_none() && of("train").get("ranks").is_none(), "{plan}");
     // Without GPUs a stage that asks for several runs on one rank.
     assert!(!ranks(&[], "0").contains("on 8 ranks"));
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_as_json_and_forces_only_what_runs() {
+    let space = Space::new(CHAIN);
+    space.write("src/x", "x\n");
+    let plan = space.erw(&["plan", "p.toml", "--format", "json"]).expect(0).stdout;
+    assert_eq!(space.erw(&["run", "p.toml", "-n", "--json"]).expect(0).stdout, plan);
+    assert!(serde_json::from_str::<Value>(&plan).unwrap()["stages"].is_array());
+    let said = space.run(&["a", "--force", "b"]).expect(2).stderr;
+    assert!(said.starts_with("error: `--force b`: the stage is not selected\n"), "{said}");
+    space.run(&["b", "--force", "a"]).expect(0);
+    let said = space.run(&["--retries", "-1"]).expect(2).stderr;
+    assert!(said.contains("invalid value '-1'") && !said.contains("-- -1"), "{said}");
+    let said = space.erw(&["logs", "p.toml", "a", "-n", "-1"]).expect(2).stderr;
+    assert!(said.contains("expected a number of lines, such as 20"), "{said}");
+    let said = space.erw(&["report", "p.toml", "--max-size", "-1"]).expect(2).stderr;
+    assert!(said.contains("expected a size, such as"), "{said}");
 }

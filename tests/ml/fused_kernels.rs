@@ -195,7 +195,12 @@ fn losses() {
     let (a, b) = (normal(1, &[2, 70, 19]), normal(2, &[2, 70, 19]));
     let squared = |t: &[Tensor]| (&t[0] - &t[1])?.sqr()?.mean_all();
     check("velocity loss", &|t| loss::velocity(&t[0], &t[1]), &squared, &[a.clone(), b.clone()]);
-    check("cosine", &|t| loss::mean_cosine(&t[0], &t[1]), &|t| loss::plain_mean_cosine(&t[0], &t[1]), &[a, b]);
+    check(
+        "cosine",
+        &|t| loss::mean_cosine(&t[0], &t[1], loss::NORMALIZE),
+        &|t| loss::plain_mean_cosine(&t[0], &t[1], loss::NORMALIZE),
+        &[a, b],
+    );
 }
 
 #[test]

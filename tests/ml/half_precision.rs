@@ -184,6 +184,15 @@ fn train(cfg: &FitConfig, overflows: &[u64], stopper: &Stopper) -> Result<Option
     })
 }
 
+#[test]
+fn a_training_whose_every_step_overflows_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let error = train(&scaling(&dir, 3), &[0, 1, 2], &Stopper::default()).err().unwrap().to_string();
+    assert!(error.contains("all 3 steps were skipped"), "{error}");
+    let dir = TempDir::new().unwrap();
+    assert!(train(&scaling(&dir, 3), &[0, 1], &Stopper::default()).unwrap().is_some());
+}
+
 fn stop_at(at: u64) -> Stopper {
     Stopper { at, ..Stopper::default() }
 }

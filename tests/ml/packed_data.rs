@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::data::images::{ImageSet, to_unit};
-use erw::ml::data::packed::{Packed, PackedWriter, write_shard};
+use erw::ml::data::packed::{Packed, PackedWriter, ShardFile};
 use erw::ml::data::resize::{Filter, center_crop, resize};
 use erw::ml::data::rgb::Rgb;
 use erw::ml::nn::params;
@@ -85,16 +85,41 @@ fn damaged_packed_arrays_are_named() -> Result<()> {
 
 #[test]
 fn shards_of_one_array_hold_the_same_tensors() -> Result<()> {
-    let (whole, part) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    pack(whole.path())?;
-    let path = part.path().join("things-00000.safetensors");
-    write_shard(&path, &[rows(0..1)?, rows(1..4)?])?;
-    let name = path.file_name().unwrap();
-    assert_eq!(fs::read(whole.path().join(name))?, fs::read(&path)?, "in whatever parts they were made");
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("things-00000.safetensors");
+    let mut shard = ShardFile::create(&path, 9, &rows(0..1)?)?;
+    shard.push(&rows(0..4)?, 0, 4)?;
     let mut other = rows(4..5)?;
     other.remove(&other.keys().next().unwrap().clone());
-    let text = error(write_shard(&path, &[rows(0..4)?, other]));
+    let text = error(shard.push(&other, 0, 1));
     assert!(text.contains("have other tensors"), "{text}");
+    let narrow =
+        Tensors::from([("x".into(), Tensor::zeros((1, 3), DType::F32, &CPU)?), ("y".into(), rows(0..1)?["y"].clone())]);
+    assert!(error(shard.push(&narrow, 0, 1)).contains("have other tensors"));
+    assert!(error(shard.push(&rows(4..10)?, 0, 6)).contains("6 rows for a shard that lacks 5"));
+    drop(shard);
+    assert_eq!(fs::read_dir(dir.path())?.count(), 0, "nothing is left of a shard that was not finished");
+    Ok(())
+}
+
+/// Also of one that ends before its stated number of rows.
+#[test]
+fn a_shard_has_the_bytes_of_the_whole_tensors() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (path, whole) = (dir.path().join("things-00000.safetensors"), dir.path().join("whole.safetensors"));
+    for (stated, parts) in [(4, [0..1, 1..4]), (100, [0..1, 1..4]), (300_000, [0..1, 1..150_000])] {
+        let mut shard = ShardFile::create(&path, stated, &rows(0..1)?)?;
+        let end = parts[1].end;
+        for part in parts {
+            // From the middle of what is given, as at the border of two shards.
+            let count = (part.end - part.start) as usize;
+            shard.push(&rows(part.start - 2..part.end + 1)?, 2, count)?;
+        }
+        shard.finish()?;
+        erw::ml::nn::params::save(&rows(0..end)?, &whole)?;
+        assert!(fs::read(&whole)? == fs::read(&path)?, "{end} of {stated} rows");
+        assert_eq!(fs::read_dir(dir.path())?.count(), 2);
+    }
     Ok(())
 }
 

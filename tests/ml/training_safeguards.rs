@@ -203,6 +203,27 @@ fn older_checkpoints_are_kept_and_used_when_the_newest_is_damaged() {
     assert_eq!((numbers(&trained), trained.curve), (numbers(&whole), whole.curve));
 }
 
+/// As one of another user, or on a file system that fails for a while: to go on without it would
+/// repeat its steps and remove it.
+#[test]
+fn a_checkpoint_that_cannot_be_read_ends_the_training() {
+    let mut toy = Toy::new(11);
+    toy.cfg.keep = CheckpointRetention { last: 2, every: 0 };
+    let stop = Notes { stop_at: 10, ..Notes::default() };
+    assert!(matches!(toy.fit(&stop, &mut Callbacks::default(), |_| 1.0).unwrap(), Outcome::Stopped));
+    let (kept, newest) = (toy.kept(), toy.dir.path().join("step-000000000010.safetensors"));
+    let aside = toy.dir.path().join("aside");
+    std::fs::rename(&newest, &aside).unwrap();
+    // A link to itself cannot be opened, whoever tries.
+    std::os::unix::fs::symlink(&newest, &newest).unwrap();
+    let toy = toy.again();
+    let error = toy.fit(&Notes::default(), &mut Callbacks::default(), |_| 1.0).err().unwrap().to_string();
+    assert!(error.contains("cannot be read") && error.contains("step-000000000010"), "{error}");
+    std::fs::rename(&aside, &newest).unwrap();
+    assert_eq!(toy.kept(), kept, "nothing was removed");
+    assert_eq!(numbers(&toy.finish()), numbers(&Toy::new(11).finish()));
+}
+
 #[test]
 fn a_full_disk_keeps_the_previous_checkpoint() {
     let whole = Toy::new(7).finish();

@@ -38,7 +38,14 @@ every = 10     # steps
 
 macro_rules! kind {
     ($name:literal, $manifest:expr) => {
-        StageKind { name: $name, manifest: $manifest, check: |_, _, _| Ok(()), facts: no_facts, run: |_| Ok(()) }
+        StageKind {
+            name: $name,
+            manifest: $manifest,
+            check: |_, _, _| Ok(()),
+            facts: no_facts,
+            foresee: None,
+            run: |_| Ok(()),
+        }
     };
 }
 

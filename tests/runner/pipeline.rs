@@ -98,6 +98,26 @@ fn paths_are_relative_to_where_they_are_written() {
     assert_eq!(source(own, &["images.source=here"]), (json!("here"), "here".into()));
 }
 
+/// As for weights of one's own, where the parent names published ones.
+#[test]
+fn false_unsets_an_optional_parameter_of_the_parent() {
+    let label = |text: &str, set: &[&str]| {
+        let base = BASE.replace("100", "100, label = \"a\"");
+        let space = Space::of(&[("p.toml", &format!("extends = \"base.toml\"\n{text}")), ("base.toml", &base)]);
+        let pipeline = space.load_with(set, &[]).map_err(|e| space.plain(&e.to_string()))?;
+        let train = stage(&pipeline, "train");
+        Ok::<_, String>((train.params["label"].clone(), origin(&space, &pipeline, "train", "params.label")))
+    };
+    assert_eq!(label("", &[]).unwrap().0, json!("a"));
+    let unset = "[stages.train.params]\nlabel = false\n";
+    assert_eq!(label(unset, &[]).unwrap(), (json!(null), "stage params p.toml:3".to_string()));
+    assert_eq!(label("", &["train.label=false"]).unwrap(), (json!(null), "--set train.label".to_string()));
+    let said = label("[stages.train.params]\nlabel = true\n", &[]).unwrap_err();
+    assert!(said.contains("`label` must be a string, not the boolean true"), "{said}");
+    let said = label("[stages.train.params]\nlr = false\n", &[]).unwrap_err();
+    assert!(said.contains("`lr` must be a number, not the boolean false"), "{said}");
+}
+
 #[test]
 fn stages_are_removed_and_added_back() {
     let space = extended("[stages.train]\nremove = true\n[stages.pair]\nkind = \"pair\"\n");

@@ -2,6 +2,8 @@
 //! unlikely combinations get a warning.
 
 use crate::support::space::Space;
+use erw::ml::models::encoder::config::EncoderConfig;
+use erw::ml::models::vit::VitConfig;
 use erw::runner::kind::expression::{Expression, Term};
 use erw::runner::kind::field::Params;
 use erw::runner::kind::manifest::Manifest;
@@ -292,7 +294,21 @@ fn facts_of_shipped_pipelines() -> BTreeMap<&'static str, BTreeSet<&'static str>
     let imported: Value = serde_json::json!({"source": "latents", "scaling_factor": 0.5, "shift_factor": 0.0,
         "normalization": "channel", "rows_per_shard": 1, "flip": false});
     let imported: Params = imported.as_object().unwrap().clone().into_iter().collect();
-    for (name, params) in [("probe", &probe), ("weights", &sit), ("import-latents", &imported)] {
+    let with_class = Params::from([("class_token".to_string(), Value::from(true))]);
+    let folder = tempfile::tempdir().unwrap();
+    let config = EncoderConfig::fixed(VitConfig::new(56, 14, 48, 2, 3), [0.5; 3], [0.5; 3]);
+    let file = folder.path().join("config.json");
+    std::fs::write(&file, serde_json::to_string(&config).unwrap()).unwrap();
+    let own = [("as", Value::from("encoder")), ("config", file.display().to_string().into())];
+    let own: Params = own.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+    let others = [
+        ("weights", &own),
+        ("probe", &probe),
+        ("weights", &sit),
+        ("import-latents", &imported),
+        ("features", &with_class),
+    ];
+    for (name, params) in others {
         let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
         take(kind.name, kind.facts, params);
     }

@@ -71,9 +71,9 @@ fn a_file_with_the_name_of_a_pattern_is_meant_instead() {
 fn warnings_come_in_every_run() {
     let space = Space::new(
         "[stages.im]\nkind = \"images\"\nparams = { source = \"set\", resolution = 8, transform = \"none\" }\n\
-         [stages.ho]\nkind = \"images\"\nparams = { source = \"set\", resolution = 16 }\n\
+         [stages.ho]\nkind = \"images\"\nparams = { source = \"set\", resolution = 16, limit = 3 }\n\
          [stages.enc]\nkind = \"train-encoder\"\ninputs = { images = \"im\", holdout = \"ho\" }\n\
-         params = { steps = 2, batch = 4, patch_size = 4 }\n",
+         params = { steps = 2, batch = 4, patch_size = 4, ema_decay = 0.1 }\n",
     );
     for class in ["a", "b"] {
         for i in 0..4u8 {

@@ -225,7 +225,9 @@ fn cknna_refuses_bad_inputs() -> Result<()> {
     let hint = Some("known names are `cknna`, `cka` and `mutual-knn`".to_string());
     assert_eq!(run(json!({"metrics": []})), ("`metrics` is empty".into(), hint));
     assert_eq!(run(json!({"metrics": ["cka", "cka"]})).0, "`metrics` names `cka` twice");
-    assert!(run(json!({"metrics": ["svcca"]})).0.starts_with("unknown variant `svcca`, expected one of `cknna`"));
+    assert!(
+        run(json!({"metrics": ["svcca"]})).0.starts_with("`metrics`: unknown variant `svcca`, expected one of `cknna`")
+    );
     // Of images of another size, or of another autoencoder.
     for (name, shape) in [("small", [4, 2, 2]), ("thin", [3, 4, 4])] {
         let other = bench.path(name);

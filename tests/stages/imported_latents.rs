@@ -538,8 +538,9 @@ fn latents_are_normalised_by_channel_from_the_import_to_the_decoder() -> Result<
         bench.run(name, &stages::training::train::KIND, &[("latents", latents)], tiny.clone())
     };
     let sit = train("train", &latents)?;
-    let by_factor = import("by factor", json!({"source": source, "normalization": "factor"}))?;
-    assert_eq!(Packed::open(&by_factor)?.meta()["scaling_factor"], 0.18215);
+    let factor = json!({"source": source, "normalization": "factor", "scaling_factor": 0.7, "shift_factor": 0.1});
+    let by_factor = import("by factor", factor)?;
+    assert_eq!(Packed::open(&by_factor)?.meta()["scaling_factor"], 0.7);
     let other = train("other", &by_factor)?;
 
     // The autoencoder, with its statistics and without.
@@ -576,8 +577,8 @@ fn latents_are_normalised_by_channel_from_the_import_to_the_decoder() -> Result<
     assert_eq!(ImageSet::open(&sample("samples", &sit, &with)?)?.len(), 4);
     assert_eq!(ImageSet::open(&sample("plain", &other, &without)?)?.len(), 4);
     for (sit, vae, cause) in [
-        (&sit, &without, "the autoencoder states no statistics"),
-        (&other, &with, "the network was trained without"),
+        (&sit, &without, "there are no statistics"),
+        (&other, &with, "it was trained on latents that were not"),
         (&sit, &others, "by other statistics"),
     ] {
         let error = sample("refused", sit, vae).unwrap_err();

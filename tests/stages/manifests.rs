@@ -59,3 +59,18 @@ fn every_shipped_pipeline_plans() {
         assert!(judged, "{}: {}", stem(&file), said.stdout);
     }
 }
+
+/// What a number may be is in the manifest, so that an error has its name and place, and editors know
+/// it.
+#[test]
+fn every_whole_number_has_a_least_value() {
+    // Seeds are any number, and one that is negative is told by its name all the same.
+    let without = ["seed"];
+    for kind in KINDS {
+        let m = Manifest::parse(kind.name, kind.manifest).unwrap();
+        for field in m.params.iter().chain(&m.operation).filter(|f| !without.contains(&f.name.as_str())) {
+            let is_whole = field.ty.describe().contains("integer");
+            assert!(!is_whole || field.min.is_some(), "{}: `{}` has no `min`", kind.name, field.name);
+        }
+    }
+}

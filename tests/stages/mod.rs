@@ -16,6 +16,7 @@ mod refused_plans;
 mod reproducible_training;
 mod revisions;
 mod shipped_pipelines;
+mod small_recipes;
 mod training_on_ranks;
 mod training_options;
 mod two_phase_training;

@@ -20,7 +20,7 @@ use erw::runner::pipeline::graph::Pipeline;
 use erw::runner::pipeline::layers::Overrides;
 use erw::stages::KINDS;
 use erw::stages::data::features;
-use erw::stages::evaluation::cknna;
+use erw::stages::evaluation::{cknna, probe};
 use erw::stages::training::{train, train_encoder, warmup};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -249,8 +249,21 @@ fn a_class_token_is_trained_and_sampled() {
     let read = SiTConfig::of_release(Some("SiT-B/2"), &tensors).unwrap();
     assert_eq!((read.class_token, read.input_size), (Some(12), 4));
 
-    let error = lab.attempt("without", &train::KIND, &lab.online(&["two"]), more.clone(), &Ear::default()).unwrap_err();
-    assert!(error.message.starts_with("the encoder has no class token"), "{error}");
+    let of = |name: &str, params: Value| {
+        let inputs = [("images", lab.path("images")), ("encoder", encoder.clone())];
+        let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(slot, path)| (*slot, path.as_path())).collect();
+        lab.bench.run(name, &features::KIND, &inputs, params).unwrap();
+    };
+    of("with-class-features", json!({"class_token": true}));
+    let stored = lab.stored(&["with-class"]);
+    assert_same_artifact(&whole, &lab.run("stored", &train::KIND, &stored, more.clone()));
+    measured(&lab, &whole, &stored);
+
+    of("patches-features", json!({}));
+    for inputs in [lab.online(&["two"]), lab.stored(&["patches"])] {
+        let error = lab.attempt("without", &train::KIND, &inputs, more.clone(), &Ear::default()).unwrap_err();
+        assert!(error.message.starts_with("the encoder has no class token"), "{error}");
+    }
     let usage = |changes: Value, inputs: &Inputs| {
         let mut given = more.clone();
         given.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
@@ -258,7 +271,6 @@ fn a_class_token_is_trained_and_sampled() {
         assert_eq!(error.kind, ErrorKind::Usage, "{error}");
         error.message
     };
-    assert!(usage(json!({}), &lab.stored(&["two"])).contains("which stored features do not have"));
     assert!(usage(json!({}), &lab.online(&["one", "two"])).contains("the number of encoders is 2"));
     assert!(usage(json!({"alignment": "none"}), &inputs).contains("nothing is aligned"));
     assert!(usage(json!({"rope": true}), &inputs).starts_with("`rope` has no position for a class token"));
@@ -267,6 +279,25 @@ fn a_class_token_is_trained_and_sampled() {
     assert!(usage(json!({"validate_every": 1}), &inputs).contains("`validate_every`"));
     let with = json!({"self_alignment": 0.2, "self_alignment_depth": 1, "self_alignment_teacher": 2});
     assert!(usage(with, &inputs).contains("does not go with"));
+}
+
+/// CKNNA and probe noise the stored class tokens as they noise the latents, and cannot do without.
+fn measured(lab: &Lab, sit: &Path, stored: &Inputs) {
+    let run = |name: &str, kind: &'static StageKind, slots: &[(&'static str, &str)], given: Value| {
+        let of = |slot: &str| stored.iter().find(|(s, _)| *s == slot).map(|(_, path)| path.clone());
+        let mut inputs = vec![("sit", sit.to_path_buf())];
+        inputs.extend(slots.iter().map(|(slot, from)| (*slot, of(from).unwrap_or_else(|| lab.path(from)))));
+        let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(slot, path)| (*slot, path.as_path())).collect();
+        lab.bench.run(name, kind, &inputs, given)
+    };
+    let few = json!({"k": 3, "timesteps": [0.5]});
+    run("cknna-of-class", &cknna::KIND, &[("latents", "latents"), ("features", "features")], few.clone()).unwrap();
+    assert!(lab.bench.result("cknna-of-class", "cknna").unwrap().is_finite());
+    let pair = [("latents", "latents"), ("heldout", "latents")];
+    let features = [("features", "features"), ("heldout_features", "features")];
+    run("probe-of-class", &probe::KIND, &[pair, features].concat(), few.clone()).unwrap();
+    let error = run("without-features", &probe::KIND, &pair, few).unwrap_err();
+    assert!(error.message.contains("takes a noised class token beside each latent"), "{error}");
 }
 
 #[test]
@@ -316,6 +347,67 @@ fn cknna_is_measured_with_either_encoder() {
     };
     let scores = ["one", "two"].map(against);
     assert!(scores.iter().all(|s| s.is_finite()) && scores[0] != scores[1], "{scores:?}");
+}
+
+/// The alignment is that of the images alone, in both phases and in validation.
+#[test]
+fn a_relation_is_no_part_of_the_alignment() {
+    let lab = Lab::new();
+    let more = |relation: f64| json!({"steps": 1, "relation": relation, "validate_every": 1});
+    for relation in [0.0, 50.0] {
+        lab.run(&format!("warm-{relation}"), &warmup::KIND, &lab.stored(&["one"]), more(relation));
+    }
+    let of = |name: &str| [0, 50].map(|relation| lab.bench.result(&format!("warm-{relation}"), name).unwrap());
+    let [alone, beside] = of("alignment");
+    assert_eq!(alone, beside, "both are of the initial weights");
+    let [alone, beside] = of("validation_alignment");
+    assert!((alone - beside).abs() < 0.3, "{alone} {beside}");
+    let curve = std::fs::read_to_string(lab.path("warm-50/attempt-1/warmed/curve.jsonl")).unwrap();
+    assert!(curve.contains("\"relation\":"), "{curve}");
+    let one = json!({"validate_every": 1, "validation_samples": 1, "relation": 1.0});
+    let error = lab.attempt("one", &warmup::KIND, &lab.stored(&["one"]), one, &Ear::default()).unwrap_err();
+    assert_eq!(error.message, "`relation` compares images, but `validation_samples` is 1");
+}
+
+/// Networks, latents and decoders that are of other latents, or of other classes by the same numbers.
+#[test]
+fn what_a_network_was_not_trained_on_is_refused() {
+    let lab = Lab::new();
+    let sit = lab.run("sit", &train::KIND, &lab.stored(&["one"]), json!({"steps": 1}));
+    let set = |name: &str, factor: f64, classes: [&str; 3]| {
+        let meta = json!({"channels": 4, "height": 4, "width": 4, "scaling_factor": factor, "shift_factor": 0.1,
+            "classes": classes});
+        let labels: Vec<i64> = (0..ROWS as i64).map(|i| i % 3).collect();
+        let std = (normal(1, &[4, 4, 4]).abs().unwrap() * 0.1).unwrap();
+        let rows = [("mean", normal(2, &[4, 4, 4])), ("std", std), ("labels", Tensor::new(labels, &CPU).unwrap())];
+        pack(&lab.path(name), "latents", &rows, &meta);
+    };
+    set("rescaled", 0.5, ["zero", "one", "two"]);
+    set("renamed", 0.9, ["a", "b", "c"]);
+    let score = |work: &str, latents: &str, label: &str| {
+        let mut inputs = lab.stored(&["one"]);
+        inputs.push(("sit", sit.clone()));
+        inputs.iter_mut().filter(|(slot, _)| *slot == "latents").for_each(|(_, path)| *path = lab.path(latents));
+        let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(slot, path)| (*slot, path.as_path())).collect();
+        let given = json!({"k": 3, "timesteps": [0.5], "label": label});
+        lab.bench.run(work, &cknna::KIND, &inputs, given).map_err(|e| e.message)
+    };
+    let said = score("a", "rescaled", "null").unwrap_err();
+    let want = "input `latents` does not fit the network: it was trained on latents scaled by 0.9, not 0.5";
+    assert_eq!(said, want);
+    score("b", "renamed", "null").unwrap();
+    let said = score("c", "renamed", "own").unwrap_err();
+    assert_eq!(said, "input `latents` has the classes a, b, c, but the network was trained on zero, one, two");
+    // A training may go on with another set, and says what is odd.
+    for (work, latents, odd) in [("d", "rescaled", "scaled by 0.9, not 0.5"), ("e", "renamed", "are taken by number")] {
+        let mut inputs = lab.stored(&["one"]);
+        inputs.iter_mut().filter(|(slot, _)| *slot == "latents").for_each(|(_, path)| *path = lab.path(latents));
+        inputs.push(("init", sit.clone()));
+        let ear = Ear::default();
+        lab.attempt(work, &train::KIND, &inputs, json!({"steps": 0}), &ear).unwrap();
+        let said = ear.text();
+        assert!(said.contains("warning: `init` is of other") && said.contains(odd), "{said}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::support::space::{Said, Space};
 use candle_core::{DType, Device, Tensor};
 use erw::ml::formats::torch_write;
 use erw::ml::models::encoder::config::EncoderConfig;
+use erw::ml::models::vae::VaeConfig;
 use erw::ml::models::vit::Vit;
 use erw::ml::nn::params::{self, Tensors};
 use serde_json::json;
@@ -162,7 +163,7 @@ fn trainings_of_no_images_a_step_are_refused() {
         ));
         space.write("set/a/0.png", "");
         let said = plan(&space, "p.toml").expect(2).stderr;
-        assert!(said.contains("`batch`") && said.contains("at least 1"), "{kind}: {said}");
+        assert!(said.contains("`batch`") && said.contains("from 1 to 1000000"), "{kind}: {said}");
     }
 }
 
@@ -182,10 +183,16 @@ fn refused(space: &Space, first: &str, rest: &[&str]) {
 #[test]
 fn a_class_token_needs_an_encoder_that_has_one() {
     let jepa = on("reg-xl.toml", "[stages.encoder]\nparams = { name = \"jepa-vit-h\" }\n");
-    let hint = "hint: the encoder has no class token: choose one that has, or set `class_token = 0.0`\n";
+    let hint =
+        "hint: where the class token comes from: `class_token = true` of `features`, or an encoder that has one\n";
     refused(&jepa, "error: stage `train`: ", &["`class_token = 0.03` of `train`", "`name = \"jepa-vit-h\"`", hint]);
     let stored = on("repa-xl.toml", "[stages.train]\nparams = { class_token = 0.03 }\n");
-    refused(&stored, "error: stage `train`: `class_token` needs the class token of an encoder, which stored", &[]);
+    refused(&stored, "error: stage `train`: ", &["`class_token = 0.03` of `train`", hint]);
+    let with = "[stages.features]\nparams = { class_token = true }\n[stages.train]\nparams = { class_token = 0.03 }\n";
+    plan(&on("repa-xl.toml", &format!("{with}[stages.cknna]\nremove = true\n")), "p.toml").expect(0);
+    let none = format!("{with}[stages.encoder]\nparams = {{ name = \"jepa-vit-h\" }}\n");
+    let hint = "hint: the encoder has no class token: choose one that has, or leave out `class_token`\n";
+    refused(&on("repa-xl.toml", &none), "error: stage `features`: ", &["`class_token = true` of `features`", hint]);
     let checked = "[stages.train]\nparams = { validate_every = 100 }\ninputs = { validation = \"latents\" }\n";
     refused(&on("reg-xl.toml", checked), "error: stage `train`: `validate_every` has no class tokens", &[]);
 }
@@ -207,12 +214,14 @@ fn a_network_with_a_class_token_is_not_measured_without() {
                 [stages.held-latents]\nkind = \"latents\"\ninputs = { images = \"held\", vae = \"vae\" }\n";
     let cknna = "[stages.blocks]\nkind = \"cknna\"\n\
                  inputs = { sit = \"train\", latents = \"held-latents\", features = \"held-features\" }\n";
-    let hint = "hint: latents and stored features have no class tokens to give it";
+    let hint = "hint: this network needs the class tokens of an encoder beside the latents";
     let first = "error: stage `blocks`: ";
     refused(&on("reg-xl.toml", &format!("{held}{cknna}")), first, &["`class_token = 0.03` of `train`", hint]);
     let probe = "[stages.blocks]\nkind = \"probe\"\ninputs = { sit = \"train\", latents = \"latents\", \
                  heldout = \"held-latents\" }\n";
     refused(&on("reg-xl.toml", &format!("{held}{probe}")), first, &["`class_token = 0.03` of `train`", hint]);
+    let with = "[stages.held-features.params]\nclass_token = true\n";
+    plan(&on("reg-xl.toml", &format!("{held}{cknna}{with}")), "p.toml").expect(0);
     // The same of a network without one plans, but for the images that are missing.
     let plain = on("repa-xl.toml", &format!("{held}{cknna}"));
     let said = plan(&plain, "p.toml").expect(0).stdout;
@@ -226,4 +235,136 @@ fn a_guide_has_a_class_token_if_the_network_has() {
                  [stages.sample]\ninputs = { guide = \"weak\" }\nparams = { cfg_scale = 2.0, guide_weights = \"ema\" }\n";
     let hint = "hint: both networks take the same latents, with a class token or without\n";
     refused(&on("reg-xl.toml", guide), "error: stage `sample`: ", &["`class_token = 0.03` of `train`", hint]);
+}
+
+/// A tar of two images, the second cut in its middle.
+fn cut_tar(space: &Space, name: &str) {
+    let mut tar = tar::Builder::new(vec![]);
+    for class in ["a", "b"] {
+        let (mut header, bytes) = (tar::Header::new_ustar(), [7; 700]);
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        tar.append_data(&mut header, format!("{class}/0.png"), &bytes[..]).unwrap();
+    }
+    let bytes = tar.into_inner().unwrap();
+    std::fs::write(space.path(name), &bytes[..4 * 512 + 100]).unwrap();
+}
+
+/// What a listing finds is told by a plan, and by a run before anything starts; not of a stage that is
+/// cached, whose files have been read.
+#[test]
+fn a_set_that_cannot_be_listed_is_refused_before_anything_runs() {
+    let images = |more: &str| {
+        format!("[stages.images]\nkind = \"images\"\nparams = {{ source = \"set\", resolution = 2{more} }}\n{TOUCH}")
+    };
+    let tar = Space::new(&images("").replace("\"set\"", "\"set.tar\""));
+    cut_tar(&tar, "set.tar");
+    let table = Space::new(&images(", labels = \"labels.csv\""));
+    table.write("set/0.png", "");
+    table.write("labels.csv", "name,label\n0.png,cat\n1.png,dog\n");
+    let empty = Space::new(&images(""));
+    empty.write("set/a/readme.txt", "");
+    for (space, why) in [(tar, "the archive is truncated"), (table, "`1.png`"), (empty, "no images")] {
+        let said = plan(&space, "p.toml").expect(2).stderr;
+        assert!(said.starts_with("error: stage `images`: ") && said.contains(" --> p.toml:3:"), "{said}");
+        assert!(said.contains(why), "{said}");
+        assert_eq!(space.run(&[]).expect(2).stderr, said);
+        assert!(!space.path("ran").exists(), "another stage was started");
+        // Whoever wants all that can be had gets it.
+        space.run(&["--keep-going"]).expect(1);
+        assert!(space.path("ran").exists());
+    }
+}
+
+#[test]
+fn latents_that_do_not_go_with_their_statistics_are_refused() {
+    let space = Space::new(
+        "[stages.latents]\nkind = \"import-latents\"\nparams = { source = \"set\", normalization = \"channel\" }\n",
+    );
+    std::fs::create_dir(space.path("set")).unwrap();
+    let of = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &CPU).unwrap();
+    let labels = Tensor::zeros(2, DType::I64, &CPU).unwrap();
+    let rows = Tensors::from([
+        ("latents".into(), of(&[2, 8, 4, 4])),
+        ("latents_flip".into(), of(&[2, 8, 4, 4])),
+        ("labels".into(), labels),
+    ]);
+    params::save(&rows, &space.path("set/latents_rank00_shard000.safetensors")).unwrap();
+    let said = plan(&space, "p.toml").expect(2).stderr;
+    assert!(said.contains("`normalization` is \"channel\", but") && said.contains(" --> p.toml:3:"), "{said}");
+    let stats = Tensors::from([("mean".into(), of(&[1, 4, 1, 1])), ("std".into(), of(&[1, 4, 1, 1]))]);
+    torch_write::save(&space.path("set/latents_stats.pt"), &[("", &stats)]).unwrap();
+    let said = plan(&space, "p.toml").expect(2).stderr;
+    assert!(said.contains("latents_stats.pt"), "{said}");
+}
+
+/// Two sets of equal sizes and labels are not told apart by what is in them.
+#[test]
+fn features_of_other_images_than_those_of_the_latents_are_refused() {
+    let other = |more: &str| {
+        let set = "source = \"data/imagenet/train\", transform = \"center-crop-dhariwal\", resolution = 256";
+        format!(
+            "[stages.again]\nkind = \"images\"\nparams = {{ {set}{more} }}\n\
+             [stages.features]\ninputs = {{ images = \"again\" }}\n"
+        )
+    };
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    let here = |text: String| text.replace("data/", &format!("{}/data/", base.display()));
+    plan(&on("repa-xl.toml", &here(other(""))), "p.toml").expect(0);
+    let said = plan(&on("repa-xl.toml", &here(other(", limit = 30"))), "p.toml").expect(2).stderr;
+    assert!(said.starts_with("error: stage `train`: `features.set` is "), "{said}");
+    assert!(said.contains("make features and latents of one stage of images"), "{said}");
+    let cknna = "[stages.cknna]\ninputs = { features = \"features\" }\n";
+    refused(&on("repa-xl.toml", cknna), "error: stage `cknna`: `features.set` is ", &[]);
+}
+
+/// What is measured on the images of the training says so.
+#[test]
+fn a_measure_on_the_images_of_the_training_is_doubted() {
+    let cknna = "[stages.cknna]\ninputs = { latents = \"latents\", features = \"features\" }\n";
+    let doubts = |more: &str| plan(&on("repa-xl.toml", more), "p.toml").expect(0).stdout;
+    let said = doubts(cknna);
+    assert!(said.contains("stage `cknna`: `latents.set` and `sit.set` are the same"), "{said}");
+    assert!(!doubts("").contains("are the same"));
+    let validation = "[stages.train]\ninputs = { validation = \"latents\" }\nparams = { validate_every = 9 }\n";
+    assert!(doubts(validation).contains("`validation.set` and `latents.set` are the same"));
+}
+
+#[test]
+fn projectors_that_go_on_with_another_encoder_are_doubted() {
+    let pair = "[stages.second]\nkind = \"weights\"\nparams = { as = \"encoder\", name = \"dinov2reg-vit-b\" }\n\
+                [stages.more]\nkind = \"features\"\ninputs = { images = \"images\", encoder = \"second\" }\n\
+                [stages.warmup]\ninputs = { features = [\"features\", \"more\"] }\n";
+    let said = |order: &str| {
+        let train = format!("[stages.train]\ninputs = {{ features = [{order}] }}\n");
+        plan(&on("sit-xl.toml", &format!("{pair}{train}")), "p.toml").expect(0).stdout
+    };
+    assert!(!said("\"features\", \"more\"").contains("another encoder"));
+    let swapped = said("\"more\", \"features\"");
+    assert!(swapped.contains("a projector goes on with the features of another encoder"), "{swapped}");
+}
+
+/// A configuration of one's own tells a plan what the name of a published network does.
+#[test]
+fn networks_of_ones_own_are_known_by_their_configuration() {
+    let own = |stage: &str| {
+        format!("[stages.{stage}]\nparams = {{ name = false, source = \"w.safetensors\", config = \"c.json\" }}\n")
+    };
+    let mut config = serde_json::to_value(EncoderConfig::named("dinov2-vit-b").unwrap()).unwrap();
+    let planned = |stage: &str, config: &serde_json::Value| {
+        let space = on("sit-xl.toml", &own(stage));
+        space.write("c.json", &config.to_string());
+        plan(&space, "p.toml")
+    };
+    planned("encoder", &config).expect(0);
+    config["pixels_per_token"] = json!(null);
+    config["vit"]["image_size"] = json!(56);
+    let said = planned("encoder", &config).expect(2).stderr;
+    assert!(said.starts_with("error: stage `warmup`: `features.grid` is 4"), "{said}");
+    let vae = |scale: f64| {
+        let mut config = serde_json::to_value(VaeConfig::rgb(&[8, 8, 8, 8], 1, 4, 4, true)).unwrap();
+        config["scaling_factor"] = json!(scale);
+        planned("decoder", &config).expect(0).stdout
+    };
+    assert!(!vae(0.18215).contains("another scale") && vae(0.5).contains("another scale"), "{}", vae(0.5));
 }

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 const CPU: Device = Device::Cpu;
 
 /// The recipes at the size of the papers.
-const IMAGENET: [&str; 13] = [
+pub const IMAGENET: [&str; 13] = [
     "sit-xl",
     "sit-xl-online",
     "sit-xl-512",
@@ -42,7 +42,7 @@ fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")
 }
 
-fn load(name: &str) -> Pipeline {
+pub fn load(name: &str) -> Pipeline {
     Pipeline::load(&shipped().join(name), KINDS, &Overrides::default()).unwrap()
 }
 
@@ -315,7 +315,7 @@ impl Cost {
     }
 }
 
-fn golden_vae() -> (Tensors, Value) {
+pub fn golden_vae() -> (Tensors, Value) {
     let config = VaeConfig::rgb(&[8, 16, 24, 24], 2, 4, 4, true);
     (Golden::open("vae").group("w"), serde_json::to_value(config).unwrap())
 }

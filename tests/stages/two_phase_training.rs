@@ -47,7 +47,9 @@ impl Lab {
         let tokens = [("tokens".to_string(), normal(3, &[4, 10]).to_dtype(DType::F16).unwrap())];
         pack(&bench.path("features"), "features", tokens.into(), &json!({"tokens": 4, "dim": 10}));
 
-        let config = VaeConfig::rgb(&[8, 8], 1, 4, 4, false);
+        // As the latents are scaled.
+        let scaled = VaeConfig::rgb(&[8, 8], 1, 4, 4, false);
+        let config = VaeConfig { scaling_factor: 0.9, shift_factor: Some(0.1), ..scaled };
         let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
         AutoencoderKl::new(&config, vb).unwrap();
         let vae = bench.path("vae");
@@ -275,7 +277,7 @@ fn bad_parameters_are_refused_before_a_run() {
     assert!(error(&train::KIND, json!({"heads": 5})).contains("not a multiple of heads"));
     assert!(error(&train::KIND, json!({"encoder_depth": 3})).contains("encoder_depth 3"));
     assert!(error(&train::KIND, json!({"batch": 4, "accumulate": 3})).contains("does not divide"));
-    assert!(error(&warmup::KIND, json!({"depth": 3})).contains("encoder_depth 3"));
+    assert!(error(&warmup::KIND, json!({"depth": 3})).contains("`depth` 3 is not one of the blocks 1 to 2"));
     assert!(error(&sample::KIND, json!({"guidance_low": 0.9, "guidance_high": 0.5})).contains("above"));
     assert!(!lab.path("x").exists());
 }

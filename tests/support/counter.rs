@@ -58,9 +58,23 @@ fate = 0     # see above
 "#;
 
 pub const COUNTER: Registry = &[
-    StageKind { name: "count", manifest: COUNT, check: |_, _, _| Ok(()), facts: no_facts, run: count_up },
-    StageKind { name: "share", manifest: SHARE, check: |_, _, _| Ok(()), facts: no_facts, run: share },
-    StageKind { name: "exchange", manifest: EXCHANGE, check: |_, _, _| Ok(()), facts: no_facts, run: share },
+    StageKind {
+        name: "count",
+        manifest: COUNT,
+        check: |_, _, _| Ok(()),
+        facts: no_facts,
+        foresee: None,
+        run: count_up,
+    },
+    StageKind { name: "share", manifest: SHARE, check: |_, _, _| Ok(()), facts: no_facts, foresee: None, run: share },
+    StageKind {
+        name: "exchange",
+        manifest: EXCHANGE,
+        check: |_, _, _| Ok(()),
+        facts: no_facts,
+        foresee: None,
+        run: share,
+    },
 ];
 
 fn share(attempt: &Attempt) -> Result<()> {

@@ -85,11 +85,11 @@ fn run(_: &Attempt) -> Result<()> {
 }
 
 pub const TOYS: Registry = &[
-    StageKind { name: "images", manifest: IMAGES, check: fine, facts: no_facts, run },
-    StageKind { name: "codec", manifest: CODEC, check: fine, facts: no_facts, run },
-    StageKind { name: "train", manifest: TRAIN, check: check_train, facts: no_facts, run },
-    StageKind { name: "pair", manifest: PAIR, check: fine, facts: no_facts, run },
-    StageKind { name: "join", manifest: JOIN, check: fine, facts: no_facts, run },
+    StageKind { name: "images", manifest: IMAGES, check: fine, facts: no_facts, foresee: None, run },
+    StageKind { name: "codec", manifest: CODEC, check: fine, facts: no_facts, foresee: None, run },
+    StageKind { name: "train", manifest: TRAIN, check: check_train, facts: no_facts, foresee: None, run },
+    StageKind { name: "pair", manifest: PAIR, check: fine, facts: no_facts, foresee: None, run },
+    StageKind { name: "join", manifest: JOIN, check: fine, facts: no_facts, foresee: None, run },
 ];
 
 /// A pipeline of three stages, for others to extend. Line numbers matter to tests.

@@ -2,7 +2,6 @@
 //! changed since a git revision.
 
 mod changed;
-pub mod files;
 pub mod jobs;
 pub mod line;
 mod status;

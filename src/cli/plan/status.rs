@@ -1,7 +1,6 @@
 //! The status of each stage against the current cache: cached, would run and why, waits, blocked or
 //! missing a file.
 
-use super::files;
 use super::line::{Line, Planned, count};
 use crate::cli::common::megabytes;
 use crate::report::table::near;
@@ -12,7 +11,7 @@ use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_runner::pipeline::properties::warnings;
 use erw_runner::plan::action::params_digest;
 use erw_runner::plan::reason::Reason;
-use erw_runner::plan::{CacheChecker, Missing, Verdict, plan};
+use erw_runner::plan::{CacheChecker, Missing, Verdict, foresee, plan};
 use erw_stages::data::weights::{KIND, published};
 use erw_stages::planned_memory;
 use std::collections::BTreeSet;
@@ -27,9 +26,7 @@ pub fn planned(
 ) -> Result<Planned> {
     let checker = CacheChecker::new(pipeline, cache, forced);
     let verdicts = plan(&checker, selected)?;
-    // The file of a stage that is cached has been read.
-    let stale = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Run(_)));
-    files::check(pipeline, stale.map(|(id, _)| *id))?;
+    foresee::stale(pipeline, &verdicts)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading all records takes time, and is not needed if everything is cached.
     let record_index = if stale { Some(checker.record_index()?) } else { None };
@@ -81,7 +78,9 @@ fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<String> {
     let (inputs, ranks) = (checker.properties().given(stage), stage.resources.ranks.unwrap_or(1));
     let bytes = planned_memory(stage.kind.name, &stage.params, &stage.operation, &inputs, ranks)?;
     let place = if ranks > 1 { format!("each of {ranks} GPUs") } else { "the GPU".into() };
-    Some(format!("needs {:.1} GB on {place}", bytes as f64 / 1e9))
+    let gigabytes = bytes as f64 / 1e9;
+    let amount = if gigabytes < 0.05 { megabytes(bytes) } else { format!("{gigabytes:.1} GB") };
+    Some(format!("needs {amount} on {place}"))
 }
 
 /// Where an interrupted attempt would resume.

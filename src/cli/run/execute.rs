@@ -9,7 +9,7 @@ use crate::cli::common::remote_args::warn;
 use crate::cli::common::signals::stop;
 use crate::cli::plan;
 use crate::report::{json, table};
-use erw_base::error::{ErrorKind, Result};
+use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::Cache;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, StageEnd};
@@ -18,7 +18,9 @@ use erw_runner::exec::up_to_date::{self, Part, Partial, Query, Recalled, Report,
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
 use erw_runner::pipeline::properties::warnings;
-use erw_runner::pipeline::targets::select;
+use erw_runner::pipeline::targets::{named, select};
+use erw_runner::plan::foresee;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -129,12 +131,13 @@ pub fn execute(
     listeners: Vec<Box<dyn Listener + '_>>,
 ) -> Result<Option<Outcome>> {
     let forced = forced(pipeline, &flags.force)?;
+    refuse_unselected(pipeline, &flags.force, &selected)?;
     warn_of(pipeline);
     if flags.dry_run {
         let cache = flags.remote.cache_for_plans(cache)?;
         let mut planned = plan::planned(pipeline, (&cache).into(), &selected, forced)?;
         plan::jobs::add(&mut planned, pipeline, &flags.settings);
-        print(&planned.text())?;
+        print(&if flags.json { planned.json() } else { planned.text() })?;
         warn(cache.remote.as_ref());
         return plan::jobs::check(&planned, pipeline, &flags.settings).map(|()| None);
     }
@@ -142,7 +145,7 @@ pub fn execute(
         let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
     }
     if !flags.keep_going {
-        plan::files::check(pipeline, selected.iter().copied())?;
+        foresee::selected(pipeline, (&Store::open(cache)?).into(), &selected, forced.clone())?;
     }
     if flags.detach {
         return detach::submit(pipeline, &selected, flags, cache).map(|()| None);
@@ -159,6 +162,17 @@ pub fn execute(
     let options = Options { selected, settled, forced, keep_going, leave_on, limits, most_ranks, stage_retry, retry };
     let mut listener = flags.listener((&cache).into(), &pipeline.file, listeners)?;
     scheduler::run(pipeline, (&cache).into(), launcher.as_ref(), options, stop, &mut listener).map(Some)
+}
+
+/// Refuses to force a stage that does not run anyway.
+fn refuse_unselected(pipeline: &Pipeline, names: &[String], selected: &[StageId]) -> Result<()> {
+    let selected: BTreeSet<&StageId> = selected.iter().collect();
+    let is_idle = |name: &&String| !named(pipeline, name).iter().any(|id| selected.contains(id));
+    match names.iter().find(is_idle) {
+        Some(name) => Err(Error::usage(format!("`--force {name}`: the stage is not selected"))
+            .hint("name it among the stages to run, or a stage that needs it")),
+        None => Ok(()),
+    }
 }
 
 /// Prints the end of the first failed stage's log, so that it precedes the error, which is printed

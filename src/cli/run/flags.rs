@@ -76,7 +76,7 @@ pub struct Flags {
     #[arg(short = 'l', long, value_name = "LOAD", value_parser = load)]
     pub max_load: Option<f64>,
     /// Retry a failed stage up to N times, unless the stage sets `retries`
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub retries: Option<u32>,
     /// Stop a stage that takes longer, such as 2h or 30min, unless the stage sets `timeout`
     #[arg(long, value_name = "TIME", value_parser = time)]

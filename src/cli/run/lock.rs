@@ -14,6 +14,7 @@ use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::plan::CacheChecker;
 use erw_runner::repro::compare::{Agreement, Pair};
 use erw_runner::repro::lockfile::{Compared, Lock, Mismatch, path};
+use erw_runner::text::shell::quoted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -63,7 +64,7 @@ fn records(pipeline: &Pipeline, ends: &[StageEnd], store: &Store) -> Result<BTre
 
 /// The error about stages that differ from the lock file, before they run or in their outputs.
 fn error(pipeline: &Pipeline, faults: &[Mismatch], outputs: bool) -> Error {
-    let file = pipeline.file.display();
+    let file = quoted(&pipeline.file.to_string_lossy());
     let names: Vec<String> = faults.iter().map(|f| format!("`{}`", f.stage)).collect();
     let (noun, verb) = if names.len() == 1 { ("stage", "differs") } else { ("stages", "differ") };
     let names = names.join(", ");
@@ -71,7 +72,7 @@ fn error(pipeline: &Pipeline, faults: &[Mismatch], outputs: bool) -> Error {
         if outputs { format!("the outputs of {noun} {names} differ") } else { format!("{noun} {names} {verb}") };
     let error = Error::stage(format!("{subject} from `{}`", near(&path(&pipeline.file))));
     let error = faults.iter().fold(error, |e, f| e.because(format!("{}: {}", f.stage, f.what.join("\n"))));
-    let stage = &faults[0].stage;
+    let stage = quoted(&faults[0].stage);
     error
         .hint(format!("run `erw why {file} {stage}` to see what changed"))
         .hint(format!("if the change is intended, run `erw run {file} --lock` to update the lock file"))

@@ -29,7 +29,7 @@ impl Schedule {
     /// An unknown name, or a decay without a length.
     pub fn new(name: &str, c0: f64, length: u64) -> Result<Self> {
         if matches!(name, "half-life" | "exponential") && length == 0 {
-            bail!("alignment schedule `{name}` needs a length above 0");
+            bail!("`alignment_steps` must be above 0 for the alignment `{name}`");
         }
         let steps = length as f64;
         Ok(match name {

@@ -1,4 +1,4 @@
-//! An encoder of alignment features on a GPU: u8 images in, patch tokens out, as of
+//! An encoder of alignment features on a GPU: u8 images in, patch and class tokens out, as of
 //! [`Encoder`](crate::models::encoder::Encoder). Images are prepared by candle's operations, on the
 //! device on which they are.
 
@@ -49,12 +49,15 @@ pub struct EncoderOnGpu {
 }
 
 impl EncoderOnGpu {
-    /// Patch tokens f32 `[n, T, D]`, on the CPU, of u8 images `[n, 3, H, W]`, row by row of the grid.
+    /// Patch tokens f32 `[n, T, D]`, on the CPU, of u8 images `[n, 3, H, W]`, row by row of the grid,
+    /// and the class token `[n, D]` of a transformer that has one.
     ///
     /// # Errors
     /// More images than the batch, or of another size.
-    pub fn tokens(&mut self, images: &Tensor) -> Result<Tensor> {
-        let tokens = self.vit.encode(&self.config.prepare(images)?)?;
-        tokens.narrow(1, self.prefix, tokens.dim(1)?.saturating_sub(self.prefix))?.contiguous()
+    pub fn tokens(&mut self, images: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        let all = self.vit.encode(&self.config.prepare(images)?)?;
+        let patches = all.narrow(1, self.prefix, all.dim(1)?.saturating_sub(self.prefix))?.contiguous()?;
+        let class = self.config.vit.class_token.then(|| all.narrow(1, 0, 1)?.squeeze(1));
+        Ok((patches, class.transpose()?))
     }
 }

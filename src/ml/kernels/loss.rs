@@ -9,9 +9,6 @@ use rayon::prelude::*;
 const CHUNK: usize = 16 * 1024;
 /// Rows per task.
 const ROWS: usize = 64;
-/// Added to squared lengths: acts like a lower bound of 1e-12 on the length, with a finite gradient
-/// at zero.
-const TINY: f32 = 1e-24;
 
 simd! {
     fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
@@ -28,15 +25,15 @@ simd! {
 }
 
 simd! {
-    fn cosine(a: &[f32], b: &[f32]) -> f32 {
-        dot(a, b) / ((dot(a, a) + TINY).sqrt() * (dot(b, b) + TINY).sqrt())
+    fn cosine(a: &[f32], b: &[f32], tiny: f32) -> f32 {
+        dot(a, b) / ((dot(a, a) + tiny).sqrt() * (dot(b, b) + tiny).sqrt())
     }
 }
 
 simd! {
     /// Gradient of the cosine with respect to a, times `scale`.
-    fn cosine_backward(a: &[f32], b: &[f32], scale: f32, d: &mut [f32]) {
-        let (aa, bb) = (dot(a, a) + TINY, dot(b, b) + TINY);
+    fn cosine_backward(a: &[f32], b: &[f32], scale: f32, tiny: f32, d: &mut [f32]) {
+        let (aa, bb) = (dot(a, a) + tiny, dot(b, b) + tiny);
         let by_b = scale / (aa.sqrt() * bb.sqrt());
         let by_a = by_b * dot(a, b) / aa;
         for ((d, a), b) in d.iter_mut().zip(a).zip(b) {
@@ -49,7 +46,17 @@ simd! {
 pub struct MeanSquaredError;
 
 /// Mean over all rows of the cosine similarity of two tensors of one shape, `[.., D]`, a scalar.
-pub struct MeanCosine;
+pub struct MeanCosine {
+    /// Acts like a lower bound on the length of a row, with a finite gradient at zero.
+    pub least: f64,
+}
+
+impl MeanCosine {
+    /// Added to squared lengths.
+    fn tiny(&self) -> f32 {
+        (self.least * self.least) as f32
+    }
+}
 
 fn scalar(value: f64) -> (CpuStorage, Shape) {
     (CpuStorage::F32(vec![value as f32]), ().into())
@@ -103,7 +110,7 @@ impl CustomOp2 for MeanCosine {
         let share = ROWS * width;
         let sums = a.par_chunks(share).zip(b.par_chunks(share)).map(|(a, b)| {
             let rows = a.chunks(width).zip(b.chunks(width));
-            rows.map(|(a, b)| f64::from(cosine(a, b))).sum::<f64>()
+            rows.map(|(a, b)| f64::from(cosine(a, b, self.tiny()))).sum::<f64>()
         });
         let sums: Vec<f64> = sums.collect();
         Ok(scalar(sums.into_iter().sum::<f64>() / (a.len() / width) as f64))
@@ -116,7 +123,7 @@ impl CustomOp2 for MeanCosine {
             let mut d = vec![0f32; a.elem_count()];
             with_slices([a, b], |[a, b]| {
                 super::rows::each_row(&mut d, width, |row, d| {
-                    cosine_backward(&a[row * width..][..width], &b[row * width..][..width], scale, d);
+                    cosine_backward(&a[row * width..][..width], &b[row * width..][..width], scale, self.tiny(), d);
                 });
             })?;
             tensor(d, a.shape())

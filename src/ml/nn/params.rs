@@ -9,6 +9,7 @@ use crate::rng::{self, Purpose};
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
+use erw_base::umask;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -340,14 +341,10 @@ pub fn load(path: &Path, device: &Device) -> Result<Tensors> {
 pub fn save(tensors: &Tensors, path: &Path) -> Result<()> {
     let map: HashMap<String, Tensor> =
         tensors.iter().map(|(k, v)| Ok((k.clone(), v.contiguous()?))).collect::<Result<_>>()?;
-    save_views(map, path)
-}
-
-/// [`save`] for tensors whose bytes are produced one after another.
-pub fn save_views<V: safetensors::View>(tensors: impl IntoIterator<Item = (String, V)>, path: &Path) -> Result<()> {
     let tmp = path.with_extension("tmp");
     let write = || -> Result<()> {
-        safetensors::serialize_to_file(tensors, None, &tmp).map_err(candle_core::Error::wrap)?;
+        safetensors::serialize_to_file(map, None, &tmp).map_err(candle_core::Error::wrap)?;
+        umask::as_new(&tmp)?;
         std::fs::File::open(&tmp)?.sync_all()?;
         Ok(std::fs::rename(&tmp, path)?)
     };

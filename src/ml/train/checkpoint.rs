@@ -39,7 +39,7 @@ pub fn saved_weights(path: &Path) -> Result<SavedWeights> {
     let Some(step) = step_of(path) else {
         bail!("{} is not a checkpoint: its name is not of the form step-N.safetensors", path.display())
     };
-    let Checkpoint { step, model, ema, .. } = Checkpoint::read(step, path)?;
+    let Checkpoint { step, model, ema, .. } = Checkpoint::of(step, path, read_sealed(path)?)?;
     Ok(SavedWeights { step, model, ema })
 }
 
@@ -61,9 +61,18 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The newest readable checkpoint. Unreadable ones are reported and skipped: repeating steps is
-    /// always correct. Partial files of a killed process are removed.
-    pub fn latest(dir: &Path, obs: &dyn Observer) -> Result<Option<Self>> {
+    /// The newest whole checkpoint. Damaged ones, and those after which `usable` finds something
+    /// else damaged, are reported and skipped: repeating steps is always correct. Partial files of a
+    /// killed process are removed.
+    ///
+    /// # Errors
+    /// A checkpoint that may be whole and cannot be read, as one of another user: to skip it would
+    /// repeat its steps and remove it.
+    pub fn latest(
+        dir: &Path,
+        obs: &dyn Observer,
+        usable: impl Fn(u64) -> std::result::Result<(), Damage>,
+    ) -> Result<Option<Self>> {
         for entry in entries(dir)? {
             let name = entry.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             // The `safetensors` crate writes to `.tmp` names; `step-*.tmp` are ours.
@@ -72,9 +81,10 @@ impl Checkpoint {
             }
         }
         for (step, path) in files(dir)?.into_iter().rev() {
-            match Self::read(step, &path) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(e) => obs.log(&format!("skipping a damaged checkpoint: {e}")),
+            match usable(step).and_then(|()| read_sealed(&path)) {
+                Ok(tensors) => return Self::of(step, &path, tensors).map(Some),
+                Err(Damage::Damaged(e)) => obs.log(&format!("skipping a damaged checkpoint: {e}")),
+                Err(Damage::Unreadable(e)) => return Err(e.context("a checkpoint cannot be read")),
             }
         }
         Ok(None)
@@ -87,7 +97,7 @@ impl Checkpoint {
         while !path.exists() && began.elapsed() < LATENCY {
             std::thread::sleep(Duration::from_millis(100));
         }
-        Self::read(step, &path).map(Some)
+        Self::of(step, &path, read_sealed(&path)?).map(Some)
     }
 
     /// The average with the further decay number `i`, counted from 0.
@@ -97,7 +107,8 @@ impl Checkpoint {
         self.further.iter().filter_map(own).collect()
     }
 
-    fn read(step: u64, path: &Path) -> Result<Self> {
+    /// From the tensors in the file.
+    fn of(step: u64, path: &Path, tensors: Tensors) -> Result<Self> {
         let mut c = Self {
             step,
             model: Tensors::new(),
@@ -109,7 +120,7 @@ impl Checkpoint {
             validation: Tensors::new(),
             scaler: Tensors::new(),
         };
-        for (name, tensor) in read_sealed(path)? {
+        for (name, tensor) in tensors {
             let Some((group, name)) = name.split_once('/') else {
                 bail!("{}: unexpected tensor {name}", path.display())
             };
@@ -169,14 +180,39 @@ pub(super) fn write_sealed(tensors: Tensors, path: &Path) -> Result<()> {
     }
 }
 
-/// Reads and verifies the tensors of [`write_sealed`].
-pub(super) fn read_sealed(path: &Path) -> Result<Tensors> {
-    let mut all = params::load(path, &Device::Cpu)?;
-    let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
-    if stored.as_deref() != Some(digest(&all).as_slice()) {
-        bail!("{} is damaged: its contents do not match their digest", path.display());
+/// Why a file of [`write_sealed`] gives no tensors.
+#[derive(Debug)]
+pub enum Damage {
+    /// It is not there, or not as it was written.
+    Damaged(candle_core::Error),
+    /// The system does not give it.
+    Unreadable(candle_core::Error),
+}
+
+impl From<Damage> for candle_core::Error {
+    fn from(damage: Damage) -> Self {
+        match damage {
+            Damage::Damaged(e) | Damage::Unreadable(e) => e,
+        }
     }
-    Ok(all)
+}
+
+/// Reads and verifies the tensors of [`write_sealed`].
+pub(super) fn read_sealed(path: &Path) -> std::result::Result<Tensors, Damage> {
+    if let Err(e) = std::fs::File::open(path) {
+        let is_gone = e.kind() == std::io::ErrorKind::NotFound;
+        let e = candle_core::Error::Msg(format!("cannot read {}: {e}", path.display()));
+        return Err(if is_gone { Damage::Damaged(e) } else { Damage::Unreadable(e) });
+    }
+    let read = || -> Result<Tensors> {
+        let mut all = params::load(path, &Device::Cpu)?;
+        let stored = all.remove(CHECK).map(|t| t.to_vec1::<u8>()).transpose()?;
+        if stored.as_deref() != Some(digest(&all).as_slice()) {
+            bail!("{} is damaged: its contents do not match their digest", path.display());
+        }
+        Ok(all)
+    };
+    read().map_err(Damage::Damaged)
 }
 
 /// blake3 of names, types, shapes and values, which are on the CPU.

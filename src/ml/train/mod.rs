@@ -75,8 +75,7 @@ pub fn fit_engine(
     watch: &mut Callbacks,
 ) -> Result<Outcome> {
     let (ranks, share) = (&cfg.ranks, cfg.share()?);
-    let mut state = TrainState::open(engine, cfg, obs)?;
-    watch.snapshots.as_ref().map_or(Ok(()), |s| s.check(state.step))?;
+    let mut state = TrainState::open(engine, cfg, obs, watch.snapshots.as_ref())?;
     let (mut spikes, rate) = (Spikes::default(), Rate::new(state.step, cfg.samples));
     while state.step < cfg.steps {
         watch.teach.as_mut().map_or(Ok(()), |teach| teach(&engine.average()?))?;
@@ -128,6 +127,9 @@ pub fn fit_engine(
         return Ok(state.diverged(what, cfg));
     }
     if let Some(skipped) = state.scaler.as_ref().map(Scaler::skipped).filter(|n| *n > 0) {
+        if skipped == cfg.steps {
+            bail!("all {skipped} steps were skipped because their gradients overflowed in f16: nothing was trained");
+        }
         obs.log(&format!("{skipped} of {} steps skipped because their gradients overflowed in f16", cfg.steps));
     }
     rate.summary(state.step).iter().for_each(|text| obs.log(text));

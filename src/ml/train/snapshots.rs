@@ -5,7 +5,7 @@
 //! written before the checkpoint of its step, so a resumed training finds all earlier ones; later
 //! ones are written again with the same bytes. This file does not know how they are used.
 
-use super::checkpoint;
+use super::checkpoint::{self, Damage};
 use crate::nn::params::Tensors;
 use candle_core::{Result, bail};
 use std::path::PathBuf;
@@ -32,15 +32,17 @@ impl Snapshots {
         if !path.exists() {
             bail!("the averages of step {step} are missing in {}", self.dir.display());
         }
-        checkpoint::read_sealed(&path)
+        Ok(checkpoint::read_sealed(&path)?)
     }
 
-    /// Checks that a training resumed after `done` steps has all earlier snapshots. Runs at the
-    /// start, so a missing snapshot is found before the end of the training.
-    pub(super) fn check(&self, done: u64) -> Result<()> {
+    /// Checks that a training resumed after `done` steps has all earlier snapshots. Without one it
+    /// has to start from an earlier checkpoint.
+    pub(super) fn check(&self, done: u64) -> std::result::Result<(), Damage> {
         for step in self.steps.iter().filter(|step| **step <= done) {
-            self.load(*step).map_err(|e| {
-                e.context(format!("the training cannot resume from step {done} without the averages of step {step}"))
+            let text = || format!("the training cannot resume from step {done} without the averages of step {step}");
+            checkpoint::read_sealed(&self.path(*step)).map_err(|damage| match damage {
+                Damage::Damaged(e) => Damage::Damaged(e.context(text())),
+                Damage::Unreadable(e) => Damage::Unreadable(e.context(text())),
             })?;
         }
         Ok(())

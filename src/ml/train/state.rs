@@ -10,6 +10,7 @@ use super::divergence::{self, Divergence};
 use super::engine::{Engine, Losses};
 use super::outcome::{Outcome, Trained};
 use super::scaler::Scaler;
+use super::snapshots::Snapshots;
 use crate::nn::params::Tensors;
 use crate::observer::Observer;
 use crate::ranks::Ranks;
@@ -29,8 +30,13 @@ pub(super) struct TrainState {
 
 impl TrainState {
     /// Starts at step 0, or where the newest checkpoint ends, which the engine then restores.
-    pub fn open(engine: &mut dyn Engine, cfg: &FitConfig, obs: &dyn Observer) -> Result<Self> {
-        let Some(mut saved) = newest(cfg, obs)? else {
+    pub fn open(
+        engine: &mut dyn Engine,
+        cfg: &FitConfig,
+        obs: &dyn Observer,
+        snapshots: Option<&Snapshots>,
+    ) -> Result<Self> {
+        let Some(mut saved) = newest(cfg, obs, snapshots)? else {
             engine.start()?;
             return Ok(Self {
                 step: 0,
@@ -196,10 +202,11 @@ impl TrainState {
     }
 }
 
-/// The newest readable checkpoint. The leading rank chooses it for all.
-fn newest(cfg: &FitConfig, obs: &dyn Observer) -> Result<Option<Checkpoint>> {
+/// The newest checkpoint to go on from. The leading rank chooses it for all.
+fn newest(cfg: &FitConfig, obs: &dyn Observer, snapshots: Option<&Snapshots>) -> Result<Option<Checkpoint>> {
     let ranks: &Ranks = &cfg.ranks;
-    let found = if ranks.leads() { Checkpoint::latest(&cfg.checkpoint_dir, obs)? } else { None };
+    let usable = |step| snapshots.map_or(Ok(()), |snapshots| snapshots.check(step));
+    let found = if ranks.leads() { Checkpoint::latest(&cfg.checkpoint_dir, obs, usable)? } else { None };
     let steps = ranks.gather_numbers(&[found.as_ref().map_or(-1.0, |found| found.step as f64)])?;
     match steps.first() {
         Some(step) if !ranks.leads() && *step >= 0.0 => Checkpoint::seen_by_another(*step as u64, &cfg.checkpoint_dir),

@@ -46,6 +46,8 @@ pub enum Relation {
     Multiple,
     /// `one of B`: an element of a list.
     OneOf,
+    /// `other than B`: not equal.
+    Other,
 }
 
 impl Expression {
@@ -60,7 +62,8 @@ impl Expression {
 
     /// `multiple of images.resolution`, or, without a relation, an expression that must be equal.
     pub fn parse_relation(text: &str) -> Option<(Relation, Self)> {
-        let words = [("multiple of ", Relation::Multiple), ("one of ", Relation::OneOf)];
+        let words =
+            [("multiple of ", Relation::Multiple), ("one of ", Relation::OneOf), ("other than ", Relation::Other)];
         let found = words.into_iter().find_map(|(words, relation)| Some((relation, text.strip_prefix(words)?)));
         let (relation, rest) = found.unwrap_or((Relation::Equal, text));
         Some((relation, Self::parse(rest)?))
@@ -169,6 +172,7 @@ mod tests {
         let relation = |text: &str| Expression::parse_relation(text).map(|(r, e)| (r, e.to_string()));
         assert_eq!(relation("multiple of a.b"), Some((Relation::Multiple, "a.b".into())));
         assert_eq!(relation("one of a.b"), Some((Relation::OneOf, "a.b".into())));
+        assert_eq!(relation("other than a.b"), Some((Relation::Other, "a.b".into())));
         assert_eq!(relation("a.b"), Some((Relation::Equal, "a.b".into())));
     }
 }

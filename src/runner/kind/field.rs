@@ -10,9 +10,20 @@ use std::collections::BTreeMap;
 pub type Params = BTreeMap<String, serde_json::Value>;
 
 /// Values as a kind's own struct (`deny_unknown_fields`, no `Default`).
+///
+/// # Errors
+/// Names the parameter: `` `seed` must be at least 0, not -1 ``.
 pub fn parse<T: DeserializeOwned>(values: &Params) -> Result<T> {
     let map = values.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    serde_json::from_value(serde_json::Value::Object(map)).map_err(|e| Error::usage(e.to_string()))
+    serde_path_to_error::deserialize(serde_json::Value::Object(map)).map_err(|e| {
+        let name = e.path().iter().next().map(ToString::to_string).unwrap_or_default();
+        Error::usage(match values.get(&name) {
+            Some(value) if value.as_i64().is_some_and(|n| n < 0) => {
+                format!("`{name}` must be at least 0, not {value}")
+            }
+            _ => format!("`{name}`: {}", e.inner()),
+        })
+    })
 }
 
 /// Where a kind produces the same bytes from the same inputs. Decides how results are compared; not
@@ -118,6 +129,13 @@ pub enum FieldType {
 
 /// The slot type that accepts artifacts of every type.
 pub const ANY: &str = "any";
+
+impl Field {
+    /// Whether `false` stands for no value.
+    pub fn can_be_unset(&self) -> bool {
+        self.optional && self.ty != FieldType::Bool
+    }
+}
 
 impl InputSlot {
     pub fn accepts(&self, ty: &str) -> bool {

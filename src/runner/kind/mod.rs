@@ -35,6 +35,10 @@ pub struct StageKind {
     /// ([`crate::pipeline::properties`]) are computed, as far as the parameters determine them. The
     /// parameters are not checked yet.
     pub facts: fn(params: &Params) -> Vec<Fact>,
+    /// Refuses what `run` would refuse in the files that the parameters name, as far as lists and
+    /// headers tell: sets may have a million images, and weights are large. Paths are absolute. Asked
+    /// of a stale stage, by a plan and before anything runs; see [`crate::plan::foresee`].
+    pub foresee: Option<fn(params: &Params, operation: &Params) -> Result<()>>,
     /// Runs the stage. Called in a worker process.
     pub run: fn(&Attempt) -> Result<()>,
 }

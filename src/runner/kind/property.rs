@@ -38,6 +38,7 @@ impl fmt::Display for Rule {
             Relation::Equal => "=",
             Relation::Multiple => "is a multiple of",
             Relation::OneOf => "is one of",
+            Relation::Other => "is other than",
         };
         write!(f, "{} {relation} {}", self.left, self.right)
     }

@@ -73,6 +73,11 @@ impl Mismatch {
     }
 }
 
+/// Whether `value` is the `false` that unsets what a parent pipeline sets, as if nobody had.
+pub fn unsets(field: &Field, value: &Value) -> bool {
+    field.can_be_unset() && *value == Value::Bool(false)
+}
+
 /// The canonical value of `field`: integers stay integers, numbers of a float field become floats.
 pub fn check(field: &Field, value: &Value) -> Result<Json, Mismatch> {
     let json = typed(&field.ty, value).map_err(|(index, found)| {
@@ -242,12 +247,13 @@ pub fn to_json(value: &Value) -> Json {
 }
 
 /// A value from the command line or the environment. For strings and paths it is the text itself,
-/// with optional quotes; otherwise it is parsed as TOML. What is not TOML becomes a string, which
-/// [`check`] refuses.
-pub fn from_text(ty: &FieldType, text: &str) -> Value {
+/// with optional quotes, and `false` without quotes if that [unsets] it; otherwise it is parsed as
+/// TOML. What is not TOML becomes a string, which [`check`] refuses.
+pub fn from_text(field: &Field, text: &str) -> Value {
     let parsed = spanned::parse(std::path::Path::new("--set"), format!("value = {text}")).ok();
     let node = parsed.as_ref().and_then(|root| root.get("value"));
-    match (ty, node) {
+    match (&field.ty, node) {
+        (_, Some(Node { value: Toml::Bool(false), .. })) if field.can_be_unset() => Value::Bool(false),
         (FieldType::String | FieldType::Path | FieldType::Published, Some(Node { value: Toml::String(s), .. })) => {
             s.as_str().into()
         }
@@ -311,7 +317,7 @@ mod tests {
     #[test]
     fn a_free_number_stays_what_it_is() {
         let number = FieldType::Int.with_any_number();
-        let read = |ty: &FieldType, text: &str| check(&field(ty.clone()), &from_text(ty, text));
+        let read = |ty: &FieldType, text: &str| check(&field(ty.clone()), &from_text(&field(ty.clone()), text));
         let written = ["1", "0.5", "-3", "1e-3", "1.0", "9223372036854775807"];
         assert_eq!(
             written.map(|text| read(&number, text).unwrap().to_string()),
@@ -325,7 +331,7 @@ mod tests {
 
     #[test]
     fn texts_are_read_by_type() {
-        let read = |ty: FieldType, text: &str| check(&field(ty.clone()), &from_text(&ty, text));
+        let read = |ty: FieldType, text: &str| check(&field(ty.clone()), &from_text(&field(ty), text));
         assert_eq!(read(FieldType::String, "10"), Ok(json!("10")));
         assert_eq!(read(FieldType::String, "\"a b\""), Ok(json!("a b")));
         assert_eq!(read(FieldType::Int, "1_000"), Ok(json!(1000)));

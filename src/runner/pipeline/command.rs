@@ -24,7 +24,7 @@ pub const RUN: &str = "run";
 pub(crate) const KEYS: [&str; 6] = ["run", "outputs", "watch", "ignore", "exact", "tolerance"];
 
 /// The kind of every command. The runner starts the program itself and never calls `run`.
-pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, facts: no_facts, run };
+pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, facts: no_facts, foresee: None, run };
 
 fn check(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
     Ok(())

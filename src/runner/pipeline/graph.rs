@@ -57,6 +57,17 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// The parameters with the paths of files as they lie, and not as they are written.
+    pub fn placed_params(&self) -> Cow<'_, Params> {
+        let mut params = Cow::Borrowed(&self.params);
+        for (name, source) in &self.sources {
+            if self.params.contains_key(name) {
+                params.to_mut().insert(name.clone(), source.path.display().to_string().into());
+            }
+        }
+        params
+    }
+
     /// The connected artifacts of a slot, with the name of each element, in order.
     pub fn connected(&self, slot: &str) -> Vec<(String, &Edge)> {
         let found = |i| {

@@ -8,7 +8,7 @@
 use super::command;
 use super::file::{File, Spec, StageSpec, declares};
 use super::graph::Origin;
-use crate::kind::field::{Field, FieldType};
+use crate::kind::field::Field;
 use crate::kind::value::{self, Value};
 use crate::text::spanned::{Entry, Node, Toml};
 use crate::text::suggest;
@@ -54,10 +54,10 @@ pub(crate) enum RawValue {
 }
 
 impl RawValue {
-    fn typed(&self, ty: &FieldType) -> Value {
+    fn typed(&self, field: &Field) -> Value {
         match self {
             Self::Node(node) => value::from_node(node),
-            Self::Text(text) => value::from_text(ty, text),
+            Self::Text(text) => value::from_text(field, text),
         }
     }
     fn connection(&self) -> Value {
@@ -230,7 +230,7 @@ fn settings<'a>(values: &mut Values<'a>, stage: &'a StageSpec, index: usize, set
             _ => continue,
         };
         let value = match field(stage, name) {
-            Some((_, field)) if part != "inputs" => setting.value.typed(&field.ty),
+            Some((_, field)) if part != "inputs" => setting.value.typed(field),
             _ => setting.value.connection(),
         };
         values.insert((part, name), Winner { value, base: &setting.base, by: By::Setting(&setting.origin) });

@@ -135,7 +135,7 @@ type About<'a> = Option<(&'a str, usize)>;
 
 impl<'a, 'k> View<'a, 'k> {
     fn of(id: StageId, stage: &'a Stage, known: &'k [Outputs]) -> Self {
-        Self { id, stage, facts: (stage.kind.facts)(&stage.params), known }
+        Self { id, stage, facts: (stage.kind.facts)(&stage.placed_params()), known }
     }
 
     fn faults(&self, rule: &'a Rule) -> Vec<Violation<'a>> {
@@ -257,6 +257,7 @@ fn holds(relation: Relation, left: &Value, right: &Value) -> bool {
             (Some(a), Some(b)) => b > 0 && a % b == 0,
             _ => true,
         },
+        Relation::Other => !same(left, right),
         Relation::OneOf => right.as_array().is_none_or(|all| all.iter().any(|one| same(left, one))),
     }
 }
@@ -277,6 +278,7 @@ impl Violation<'_> {
         match self.rule.relation {
             Relation::Equal => format!("`{left}` is {a}, but `{right}` is {b}"),
             Relation::Multiple => format!("`{left}` is {a}, which is not a multiple of `{right}`, {b}"),
+            Relation::Other => format!("`{left}` and `{right}` are the same"),
             Relation::OneOf => format!("`{left}` is {a}, but `{right}` has only {b}"),
         }
     }
@@ -313,6 +315,10 @@ impl Violation<'_> {
         let sides = self.deciding();
         let from: Vec<String> = sides.iter().flatten().map(|leaf| leaf.text(stages)).collect();
         let reason = if self.rule.doc.is_empty() { String::new() } else { format!(": {}", self.rule.doc) };
+        if self.rule.relation == Relation::Other {
+            // No value decides that two are the same.
+            return format!("stage `{}`: {}{reason}", self.stage.name, self.text());
+        }
         format!("stage `{}`: {}{reason} ({})", self.stage.name, self.text(), from.join("; "))
     }
 }

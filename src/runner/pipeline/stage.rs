@@ -88,6 +88,7 @@ impl<'a> Resolver<'a> {
         let mut params = Params::new();
         for field in fields {
             let (json, origin) = match self.get(part, &field.name) {
+                Some(stated) if value::unsets(field, &stated.value) => (Json::Null, stated.origin()),
                 Some(stated) => {
                     let json = self.field(field, stated)?;
                     paths(field, &json, stated.base, sources);

@@ -6,6 +6,7 @@
 //! records.
 
 pub mod action;
+pub mod foresee;
 pub mod reason;
 pub mod record_index;
 

@@ -147,8 +147,14 @@ steps = { default = 10, cost = "proportional" }
 seed = { default = 0, cost = "none" }
 width = 4
 "#;
-    const KINDS: Registry =
-        &[StageKind { name: "work", manifest: TOY, check: |_, _, _| Ok(()), facts: no_facts, run: |_| Ok(()) }];
+    const KINDS: Registry = &[StageKind {
+        name: "work",
+        manifest: TOY,
+        check: |_, _, _| Ok(()),
+        facts: no_facts,
+        foresee: None,
+        run: |_| Ok(()),
+    }];
 
     fn work(name: &str, params: &str) -> Pipeline {
         let text = format!("name = \"p\"\n[stages.{name}]\nkind = \"work\"\nparams = {{ {params} }}\n");

@@ -1,8 +1,9 @@
-//! `features`: encodes every image and stores its patch tokens in a packed array. An interrupted
+//! `features`: encodes every image and stores its patch tokens, and on demand its class token, in a packed array. An interrupted
 //! stage resumes after the last complete shard.
 
 use super::pack::Pack;
 use super::patch_tokens::PatchTokens;
+use crate::support::facts;
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::{DType, Tensor};
 use erw_base::error::{Error, Result};
@@ -10,8 +11,9 @@ use erw_ml::data::images::ImageSet;
 use erw_ml::data::pairing::labels_digest;
 use erw_ml::models::encoder::{CONFIG_FILE, read_config};
 use erw_ml::nn::params::Tensors;
+use erw_ml::train::sit::features::{CLASS_TOKEN, TOKENS};
+use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
-use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -19,7 +21,8 @@ pub const KIND: StageKind = StageKind {
     name: "features",
     manifest: include_str!("../../../stages/features.toml"),
     check: check_walk::<Params>,
-    facts: no_facts,
+    facts: facts::features,
+    foresee: None,
     run,
 };
 
@@ -30,6 +33,7 @@ pub(crate) const SHARD_BYTES: usize = 64 << 20;
 #[serde(deny_unknown_fields)]
 struct Params {
     dtype: Stored,
+    class_token: Option<bool>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -73,8 +77,9 @@ pub(crate) fn to_stored(tokens: &Tensor, stored: Stored) -> Result<Tensor> {
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
-    let stored = attempt.params::<Params>()?.dtype;
-    let dtype = stored.dtype();
+    let p: Params = attempt.params()?;
+    let (stored, dtype) = (p.dtype, p.dtype.dtype());
+    let with_class = p.class_token.unwrap_or(false);
     let batch = attempt.operation::<Walk>()?.batch;
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
@@ -87,7 +92,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     let meta = json!({"tokens": tokens, "dim": dim, "dtype": stored.name(), "labels": labels});
     let pack = Pack { output: "features", rows_per_shard: rows, total: images.len(), batch };
     pack.fill(attempt, &meta, |ids| {
-        let x = to_stored(&encoder.of(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?, stored)?;
-        Ok(Tensors::from([("tokens".into(), x)]))
+        let (tokens, class) = encoder.of(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?;
+        let mut rows = Tensors::from([(TOKENS.into(), to_stored(&tokens, stored)?)]);
+        if with_class {
+            let class = class.ok_or_else(|| Error::stage("the encoder has no class token"))?;
+            rows.insert(CLASS_TOKEN.into(), to_stored(&class, stored)?);
+        }
+        Ok(rows)
     })
 }

@@ -27,6 +27,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/images.toml"),
     check,
     facts: facts::images,
+    foresee: Some(foresee),
     run,
 };
 
@@ -65,7 +66,7 @@ enum OnError {
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
     let p: Params = parse(params)?;
-    // Only a look at the first bytes: a plan does not wait for a listing.
+    // Only a look at the first bytes, as for a stage that is cached.
     match p.source.is_file() {
         true => recognise(&p.source).map_err(|e| {
             let error = of_set(e);
@@ -74,6 +75,13 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
         }),
         false => Ok(()),
     }
+}
+
+/// Lists the images, so that an archive that ends early or a label without its image is told before
+/// they are read.
+fn foresee(params: &Values, _: &Values) -> Result<()> {
+    let p: Params = parse(params)?;
+    choose(open(&p)?, &p).map(drop)
 }
 
 /// What `source` can be, for hints.

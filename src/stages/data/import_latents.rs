@@ -24,6 +24,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/import-latents.toml"),
     check,
     facts,
+    foresee: Some(foresee),
     run,
 };
 
@@ -64,6 +65,19 @@ fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
         true => Ok(()),
         false => Err(Error::usage(format!("`scaling_factor` is {}; it must be above 0", p.scaling_factor))),
     }
+}
+
+/// Opens the files and their statistics, which have to fit.
+fn foresee(params: &Values, _: &Values) -> Result<()> {
+    let p: Params = parse(params)?;
+    scale(&p, &open(&p)?.1).map(drop)
+}
+
+/// The latents, and the images that they were made of, if these are given.
+fn open(p: &Params) -> Result<(Option<ImageListing>, ReadyLatents)> {
+    let images = p.images.as_deref().map(|root| ImageListing::open(root, None, None)).transpose().map_err(of_set)?;
+    let latents = ReadyLatents::open(&p.source, images.as_ref())?;
+    Ok((images, latents))
 }
 
 /// The scale, where it does not depend on the files.
@@ -126,11 +140,10 @@ fn run(attempt: &Attempt) -> Result<()> {
     if let Some(origin) = &op.origin {
         attempt.log(&format!("latents of {}: {origin}", p.source.display()));
     }
-    let images = p.images.as_deref().map(|root| ImageListing::open(root, None, None)).transpose().map_err(of_set)?;
+    let (images, latents) = open(&p)?;
     for warning in images.iter().flat_map(|images| images.warnings()) {
         attempt.log(&format!("warning: {warning}"));
     }
-    let latents = ReadyLatents::open(&p.source, images.as_ref())?;
     let ([channels, height, width], total) = (latents.shape(), latents.len());
     let (scale, why) = scale(&p, &latents)?;
     let frozen = matches!(latents, ReadyLatents::Shards(_));

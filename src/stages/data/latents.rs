@@ -24,6 +24,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/latents.toml"),
     check: check_walk::<Params>,
     facts: no_facts,
+    foresee: None,
     run,
 };
 

@@ -3,12 +3,13 @@
 use crate::support::files::move_files;
 use crate::support::observer::{AttemptObserver, share};
 use erw_base::error::{Error, Result};
-use erw_ml::data::packed::{RowFile, write_meta, write_shard};
+use erw_ml::data::packed::{RowFile, ShardFile, write_meta};
 use erw_ml::nn::params::Tensors;
 use erw_ml::pieces::Pieces;
 use erw_runner::kind::attempt::Attempt;
 use serde_json::Value;
 use std::ops::Range;
+use std::path::Path;
 
 /// A packed array to fill.
 pub struct Pack<'a> {
@@ -45,18 +46,26 @@ impl Pack<'_> {
         };
         let missing = pieces.missing().map_err(|e| Error::io("prepare", &shards, e))?;
         for piece in &missing.numbers {
-            let (whole, mut parts) = (pieces.range(*piece), vec![]);
-            let mut next = whole.start;
-            while next < whole.end {
-                if attempt.should_stop() {
-                    return Err(Error::suspended());
+            let whole = pieces.range(*piece);
+            let write = |path: &Path| {
+                let (mut shard, mut next) = (None, whole.start);
+                while next < whole.end {
+                    if attempt.should_stop() {
+                        return Err(Error::suspended());
+                    }
+                    let batch = next..(next + self.batch.max(1) as u64).min(whole.end);
+                    let (count, rows) = ((batch.end - next) as usize, rows(batch)?);
+                    let shard = match &mut shard {
+                        Some(shard) => shard,
+                        None => shard.insert(ShardFile::create(path, (whole.end - whole.start) as usize, &rows)?),
+                    };
+                    shard.push(&rows, 0, count)?;
+                    next += count as u64;
+                    missing.progress(next - whole.start);
                 }
-                let batch = next..(next + self.batch.max(1) as u64).min(whole.end);
-                next = batch.end;
-                parts.push(rows(batch)?);
-                missing.progress(next - whole.start);
-            }
-            missing.put(*piece, |path| write_shard(path, &parts))?;
+                shard.map_or(Ok(()), |shard: ShardFile| Ok(shard.finish()?))
+            };
+            missing.put_or(*piece, write, |e| Error::io("write", &pieces.path(*piece), e))?;
         }
         if attempt.rank() > 0 {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Where an encoder computes patch tokens: on a GPU by erw's own kernels, or by candle's operations on
+//! Where an encoder computes patch and class tokens: on a GPU by erw's own kernels, or by candle's operations on
 //! the CPU and where the kernels do not cover a transformer. What is chosen on a GPU is a line in the
 //! log.
 
@@ -42,10 +42,11 @@ impl PatchTokens {
         Ok(Self::Candle(Box::new(Encoder::open(dir, device)?)))
     }
 
-    /// Patch tokens f32 `[n, T, D]` of u8 images `[n, 3, H, W]` on the device.
-    pub fn of(&mut self, images: &Tensor) -> candle_core::Result<Tensor> {
+    /// Patch tokens f32 `[n, T, D]`, and the class token `[n, D]` of an encoder that has one, of u8
+    /// images `[n, 3, H, W]` on the device.
+    pub fn of(&mut self, images: &Tensor) -> candle_core::Result<(Tensor, Option<Tensor>)> {
         match self {
-            Self::Candle(encoder) => encoder.tokens(images),
+            Self::Candle(encoder) => encoder.outputs(images, &[]).map(|o| (o.tokens, o.class_token)),
             Self::Kernels(encoder) => encoder.tokens(images),
         }
     }

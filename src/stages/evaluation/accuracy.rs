@@ -21,6 +21,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/accuracy.toml"),
     check: check_walk::<Params>,
     facts: no_facts,
+    foresee: None,
     run,
 };
 

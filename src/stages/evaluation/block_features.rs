@@ -5,7 +5,9 @@
 
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
-use crate::support::sit_artifact::{NOTE, TrainingNote};
+use crate::support::same_classes::classes_of;
+use crate::support::sit_artifact::TrainingNote;
+use crate::support::trained_on::{check_classes, check_scale, note_of};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::data::latent_scale::LatentScale;
@@ -15,6 +17,7 @@ use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::params::{self, Frozen};
 use erw_ml::pieces::Pieces;
 use erw_ml::rng::{Purpose, normal_rows};
+use erw_ml::train::sit::features::{TOKENS, class_tokens};
 use erw_runner::kind::attempt::Attempt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -43,11 +46,14 @@ pub struct Shown<'a> {
     pub ids: &'a [u64],
     /// Number of the set.
     pub set: u64,
+    /// Features of the same images, of which a network of REG needs the class tokens.
+    pub features: Option<&'a Packed>,
 }
 
 /// A SiT whose hidden states are read.
 pub struct Observer {
     sit: SiT,
+    note: Option<TrainingNote>,
     look: Look,
     batch: usize,
     device: Device,
@@ -70,24 +76,31 @@ impl Observer {
         let device = device(attempt.device())?;
         let dir = attempt.input("sit")?;
         let sit = open_sit(dir, &device)?;
-        same_path(dir, look.path)?;
+        let note = note_of(dir)?;
+        same_path(note.as_ref(), dir, look.path)?;
         if look.label == Label::Null && sit.config().class_dropout == 0.0 {
             let text = "the SiT was trained without class dropout and has no null class";
             return Err(Error::stage(text).hint("set `label = \"own\"`"));
         }
-        Ok(Self { sit, look, batch: batch.max(1), device })
+        Ok(Self { sit, note, look, batch: batch.max(1), device })
     }
 
     pub fn blocks(&self) -> usize {
         self.sit.config().blocks()
     }
 
-    /// Checks that the latents of input `input` have the shape that the SiT was trained on.
+    /// Checks that the latents of input `input` have the shape, the scale and, where labels are used,
+    /// the classes that the SiT was trained on.
     pub fn check(&self, latents: &Packed, input: &str) -> Result<()> {
         let config = self.sit.config();
         let (ours, shape) = ([config.in_channels, config.input_size, config.input_size], latents.shape("mean")?);
         if shape == ours {
-            return Ok(());
+            let Some(note) = &self.note else { return Ok(()) };
+            check_scale(note, &LatentScale::of(latents.meta())?, &format!("input `{input}`"))?;
+            return match self.look.label {
+                Label::Null => Ok(()),
+                Label::Own => check_classes(note, &classes_of(latents), &format!("input `{input}` has")),
+            };
         }
         let text = format!("input `{input}` has latents of shape {shape:?}, but the SiT was trained on {ours:?}");
         let hint = "make both with the same autoencoder from images of the same `resolution`; \
@@ -131,7 +144,26 @@ impl Observer {
         let rows = |name: &str| latents.rows(name, ids, device);
         let posterior = (rows("mean")? + (rows("std")? * draw(Purpose::Posterior)?)?)?;
         let x = LatentScale::of(latents.meta())?.to_network(&posterior)?;
-        Ok(self.look.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0)
+        let point = self.look.path.point_and_velocity(&x, &draw(Purpose::Noise)?, times)?.0;
+        let Some(width) = self.sit.config().class_token else { return Ok(point) };
+        let class = self.class_tokens(shown, ids, width)?;
+        let noise = normal_rows(self.look.seed, Purpose::ClassNoise, shown.set, ids, &[width], device)?;
+        let class = self.look.path.point_and_velocity(&class, &noise, times)?.0;
+        Ok(Tensor::cat(&[point.flatten_from(1)?, class], 1)?)
+    }
+
+    /// The class tokens `[n, Z]` that are noised as the latents are.
+    fn class_tokens(&self, shown: &Shown, ids: &[u64], width: usize) -> Result<Tensor> {
+        let stored = shown.features.map(|set| class_tokens(set, ids, &self.device)).transpose()?.flatten();
+        let text = match stored {
+            Some(stored) if stored.dims() == [ids.len(), width] => return Ok(stored),
+            Some(stored) => format!(
+                "the SiT takes class tokens of {width} numbers, but those of the features have {}",
+                stored.dim(1)?
+            ),
+            None => "the SiT takes a noised class token beside each latent, but there are no features with them".into(),
+        };
+        Err(Error::stage(text).hint("connect features of the encoder of the training, made with `class_token = true`"))
     }
 
     fn labels(&self, shown: &Shown, ids: &[u64]) -> Result<Tensor> {
@@ -149,9 +181,7 @@ impl Observer {
 
 /// Checks that noise is added as in training, if the artifact records how that was. A warmup is
 /// trained without noise.
-fn same_path(dir: &Path, ours: NoisePath) -> Result<()> {
-    let Ok(text) = std::fs::read(dir.join(NOTE)) else { return Ok(()) };
-    let note = serde_json::from_slice::<TrainingNote>(&text).ok();
+fn same_path(note: Option<&TrainingNote>, dir: &Path, ours: NoisePath) -> Result<()> {
     let is_warmup = serde_json::from_slice::<SiTConfig>(&std::fs::read(dir.join("config.json")).unwrap_or_default())
         .is_ok_and(|config| config.warmup_depth.is_some());
     match note.filter(|note| note.path != ours && !is_warmup) {
@@ -176,13 +206,13 @@ fn open_sit(dir: &Path, device: &Device) -> Result<SiT> {
 pub fn mean_features(features: &Packed, input: &str, ids: &[u64], batch: usize) -> Result<Tensor> {
     let mut means = vec![];
     for ids in ids.chunks(batch.max(1)) {
-        let rows = features.rows("tokens", ids, &Device::Cpu)?.to_dtype(DType::F32)?.mean(1)?.to_vec2::<f32>()?;
+        let rows = features.rows(TOKENS, ids, &Device::Cpu)?.to_dtype(DType::F32)?.mean(1)?.to_vec2::<f32>()?;
         if let Some(at) = rows.iter().position(|row| row.iter().any(|x| !x.is_finite())) {
             return Err(Error::stage(format!("input `{input}` has values that are not finite for image {}", ids[at])));
         }
         means.extend(rows.into_iter().flatten());
     }
-    Ok(Tensor::from_vec(means, (ids.len(), features.shape("tokens")?[1]), &Device::Cpu)?)
+    Ok(Tensor::from_vec(means, (ids.len(), features.shape(TOKENS)?[1]), &Device::Cpu)?)
 }
 
 /// Calls `make` for each of `count` timesteps: pieces that ranks share. Progress counts `images` for

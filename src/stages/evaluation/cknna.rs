@@ -14,14 +14,21 @@ use erw_ml::data::pairing::stated_labels;
 use erw_ml::metrics::alignment::{AlignmentMetric, Protocol, Representation};
 use erw_ml::metrics::cknna::Estimator;
 use erw_ml::metrics::unit_rows::{Clamp, Over};
+use erw_ml::train::sit::features::TOKENS;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 
-pub const KIND: StageKind =
-    StageKind { name: "cknna", manifest: include_str!("../../../stages/cknna.toml"), check, facts: facts::look, run };
+pub const KIND: StageKind = StageKind {
+    name: "cknna",
+    manifest: include_str!("../../../stages/cknna.toml"),
+    check,
+    facts: facts::look,
+    foresee: None,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +64,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let protocol = protocol(&p, ids.len())?;
     let target = Representation::of(&mean_features(&features, "features", &ids, batch)?, &protocol)?;
 
-    let shown = Shown { latents: &latents, ids: &ids, set: 0 };
+    let shown = Shown { latents: &latents, ids: &ids, set: 0, features: Some(&features) };
     // [timestep][measure][block]
     let columns = each_timestep(attempt, p.timesteps.len(), ids.len(), |i, seen| {
         let mut scores = vec![vec![]; p.metrics.len()];
@@ -76,7 +83,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     };
     let scores: Vec<Scores> = p.metrics.iter().enumerate().map(of_measure).collect();
     let mut warnings = vec![];
-    let bounds = protocol.bounds(features.shape("tokens")?.last().copied().unwrap_or(0));
+    let bounds = protocol.bounds(features.shape(TOKENS)?.last().copied().unwrap_or(0));
     for scores in &scores {
         warnings.extend(bounds.poor(scores.measure, ids.len() as u64));
         warnings.extend(scores.impossible(&bounds));

@@ -23,8 +23,14 @@ use erw_runner::kind::field::{Params as Values, parse};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub const KIND: StageKind =
-    StageKind { name: "probe", manifest: include_str!("../../../stages/probe.toml"), check, facts: facts::look, run };
+pub const KIND: StageKind = StageKind {
+    name: "probe",
+    manifest: include_str!("../../../stages/probe.toml"),
+    check,
+    facts: facts::look,
+    foresee: None,
+    run,
+};
 
 /// Fewer images than a tenth of ImageNet are worth a warning; chosen.
 const FEW_FOR_MAE: usize = 128_000;
@@ -100,8 +106,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let batch = attempt.operation::<Walk>()?.batch.max(1);
     let observer = Observer::open(attempt, p.look, batch)?;
-    let (bank, heldout) =
-        (LabelledImages::open(attempt, "latents", &p)?, LabelledImages::open(attempt, "heldout", &p)?);
+    let bank = LabelledImages::open(attempt, ("latents", "features"), &p)?;
+    let heldout = LabelledImages::open(attempt, ("heldout", "heldout_features"), &p)?;
     observer.check(&bank.latents, "latents")?;
     observer.check(&heldout.latents, "heldout")?;
     let (ours, theirs) = (classes_of(&heldout.latents), classes_of(&bank.latents));
@@ -111,10 +117,8 @@ fn run(attempt: &Attempt) -> Result<()> {
         "classes are numbered in the order of their names: make both from sets with the same classes",
     )?;
     let prober = Prober { p: &p, bank: &bank.labels, heldout: &heldout.labels };
-    let encoder = match (attempt.optional_input("features"), attempt.optional_input("heldout_features")) {
-        (Some(_), Some(_)) => {
-            let features = bank.features(attempt, "features", batch)?;
-            let theirs = heldout.features(attempt, "heldout_features", batch)?;
+    let encoder = match (bank.mean_features(batch)?, heldout.mean_features(batch)?) {
+        (Some(features), Some(theirs)) => {
             let [ours, theirs_dim] = [&features, &theirs].map(|f| f.dims()[1]);
             if ours != theirs_dim {
                 let text = format!("`features` have dimension {ours}, `heldout_features` have {theirs_dim}");
@@ -192,12 +196,14 @@ fn warn(attempt: &Attempt, p: &Params, columns: &[Vec<Answers>]) {
 /// Labelled images.
 struct LabelledImages {
     latents: Packed,
+    /// Features of an encoder, with the name of their input.
+    features: Option<(Packed, &'static str)>,
     ids: Vec<u64>,
     labels: Vec<i64>,
 }
 
 impl LabelledImages {
-    fn open(attempt: &Attempt, input: &str, p: &Params) -> Result<Self> {
+    fn open(attempt: &Attempt, (input, features): (&str, &'static str), p: &Params) -> Result<Self> {
         let latents = Packed::open(attempt.input(input)?)?;
         let ids = spread(latents.len(), p.images);
         let labels = latents.rows("labels", &ids, &Device::Cpu)?.to_vec1::<i64>()?;
@@ -208,18 +214,23 @@ impl LabelledImages {
             let (label, id) = (labels[at], ids[at]);
             return Err(Error::stage(format!("image {id} of input `{input}` has the invalid label {label}")));
         }
-        Ok(Self { latents, ids, labels })
+        let features = attempt.optional_input(features).map(|dir| Ok::<_, Error>((Packed::open(dir)?, features)));
+        let features = features.transpose()?;
+        if let Some((features, input)) = &features {
+            check_pairs(&latents, input, features.len(), stated_labels(features))?;
+        }
+        Ok(Self { latents, features, ids, labels })
     }
 
     fn shown(&self, set: u64) -> Shown<'_> {
-        Shown { latents: &self.latents, ids: &self.ids, set }
+        let features = self.features.as_ref().map(|(features, _)| features);
+        Shown { latents: &self.latents, ids: &self.ids, set, features }
     }
 
-    /// Mean tokens of an encoder's features.
-    fn features(&self, attempt: &Attempt, input: &str, batch: usize) -> Result<Tensor> {
-        let features = Packed::open(attempt.input(input)?)?;
-        check_pairs(&self.latents, input, features.len(), stated_labels(&features))?;
-        mean_features(&features, input, &self.ids, batch)
+    /// Mean tokens of the encoder's features.
+    fn mean_features(&self, batch: usize) -> Result<Option<Tensor>> {
+        let of = |(features, input): &(Packed, &str)| mean_features(features, input, &self.ids, batch);
+        self.features.as_ref().map(of).transpose()
     }
 }
 

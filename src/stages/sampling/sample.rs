@@ -5,9 +5,9 @@ use super::velocity::Velocity;
 use crate::support::files::{create_dir, write_json};
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
-use crate::support::sit_artifact::{self, TrainingNote, same_channels};
+use crate::support::trained_on::{check_classes, check_scale, note_of, other_scale};
 use crate::support::{ema_files, facts};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, bail};
 use erw_base::error::{Error, Result};
 use erw_ml::data::rgb::write_png;
 use erw_ml::diffusion::interpolant::Path as NoisePath;
@@ -36,6 +36,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/sample.toml"),
     check,
     facts: facts::sample,
+    foresee: None,
     run,
 };
 
@@ -206,7 +207,12 @@ fn generate(
             if attempt.should_stop() {
                 return Err(Error::suspended());
             }
-            bytes.extend(generator.images(p, ids)?);
+            // Asked between the steps too: a batch may take hours.
+            let images = generator.images(p, ids, &|| attempt.should_stop());
+            if images.is_err() && attempt.should_stop() {
+                return Err(Error::suspended());
+            }
+            bytes.extend(images?);
             done += ids.len() as u64;
             missing.progress(done);
         }
@@ -250,8 +256,11 @@ impl Generator {
             let text = "the model was trained without class dropout and has no null class to guide with";
             return Err(Error::stage(text).hint("set `cfg_scale = 1.0`, or train with `class_dropout` above 0"));
         }
-        let note = dir.join(sit_artifact::NOTE);
-        let note: Option<TrainingNote> = if note.exists() { Some(read_json(&note)?) } else { None };
+        if config.warmup_depth.is_some() {
+            return Err(Error::stage("`sit` is a warmup, whose blocks have no velocity")
+                .hint("sample from a `train` that starts from it"));
+        }
+        let note = note_of(dir)?;
         let path = match (&note, p.path) {
             (Some(n), Some(path)) if n.path != path => {
                 let text = format!("`path` is {path:?}, but the model was trained on {:?}", n.path);
@@ -262,7 +271,7 @@ impl Generator {
         };
         let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
         if let Some(note) = &note {
-            same_channels(note.channels.as_ref(), vae.config())?;
+            check_scale(note, &vae.config().scale()?, "the decoder")?;
         }
         let names = note.map(|n| n.classes).filter(|c| c.len() == config.num_classes);
         let sampler = p.sampler(path);
@@ -283,8 +292,8 @@ impl Generator {
         p.labels.of(p.seed, sample, self.config.num_classes as u64)
     }
 
-    /// Images of these samples as bytes `[n, H, W, 3]`.
-    fn images(&mut self, p: &Params, ids: &[u64]) -> Result<Vec<u8>> {
+    /// Images of these samples as bytes `[n, H, W, 3]`. An error if `stop` says so meanwhile.
+    fn images(&mut self, p: &Params, ids: &[u64], stop: &dyn Fn() -> bool) -> Result<Vec<u8>> {
         let (config, home) = (&self.config, self.velocity.home());
         let shape = config.state_shape();
         let labels: Vec<u32> = ids.iter().map(|i| self.label(p, *i)).collect();
@@ -292,7 +301,10 @@ impl Generator {
         let null = Tensor::full(config.null_class(), ids.len(), &home)?;
         let start = start_noise(p.seed, ids, &shape, &home)?;
         let mut noise = |step| step_noise(p.seed, step, ids, &shape, &home);
-        let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| self.velocity.at(x, t, y);
+        let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| match stop() {
+            false => self.velocity.at(x, t, y),
+            true => bail!("stopped"),
+        };
         let mut weaker = self.guide.as_mut().map(|guide| |x: &Tensor, t: &Tensor, y: &Tensor| guide.at(x, t, y));
         let away = match &mut weaker {
             Some(weaker) => Away::Network(weaker),
@@ -301,13 +313,18 @@ impl Generator {
         let states = sample(&self.sampler, &start, &classes, away, &mut noise, &mut velocity)?;
         let latents = self.config.latents_of(&states)?;
         // As bytes, NaN would be an ordinary black image.
-        if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
-            let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
-            return Err(Error::stage(format!("the model's output is not finite for samples {first} to {last}"))
-                .hint("the training has diverged, or `cfg_scale` is too large"));
-        }
+        let check = |what: &str, x: &Tensor| match x.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?.is_finite() {
+            true => Ok(()),
+            false => {
+                let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
+                Err(Error::stage(format!("the {what}'s output is not finite for samples {first} to {last}"))
+                    .hint("the training has diverged, or `cfg_scale` is too large"))
+            }
+        };
+        check("model", &latents)?;
         let latents = self.vae.config().scale()?.to_autoencoder(&latents.to_device(&self.device)?)?;
         let images = self.vae.decode(&latents.to_dtype(DType::F32)?)?;
+        check("decoder", &images)?;
         Ok(to_u8(&images)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     }
 }
@@ -321,7 +338,8 @@ fn guide(
     batch: usize,
     device: &Device,
 ) -> Result<Velocity> {
-    let config: SiTConfig = read_json(&attempt.input("guide")?.join("config.json"))?;
+    let dir = attempt.input("guide")?;
+    let config: SiTConfig = read_json(&dir.join("config.json"))?;
     let shape = |c: &SiTConfig| [c.in_channels, c.input_size, c.num_classes, c.class_token.unwrap_or(0)];
     if shape(&config) != shape(sit) {
         let told = |c| {
@@ -331,6 +349,13 @@ fn guide(
         };
         let text = format!("the network of `guide` is for {}, that of `sit` for {}", told(&config), told(sit));
         return Err(Error::stage(text));
+    }
+    if let (Some(ours), Some(theirs)) = (note_of(attempt.input("sit")?)?, note_of(dir)?) {
+        if let Some(differ) = theirs.scale().and_then(|scale| other_scale(&ours, &scale)) {
+            return Err(Error::stage(format!("`guide` is for other latents than `sit`: {differ}"))
+                .hint("train both on latents of one autoencoder"));
+        }
+        check_classes(&ours, &theirs.classes, "that of `guide` on")?;
     }
     Velocity::open(attempt, &config, ("guide", weights), p.precision, p.points(batch), device)
 }

@@ -8,6 +8,7 @@
 
 use super::sit_artifact::CUSTOM;
 use erw_ml::models::sit::SiTConfig;
+use erw_runner::files::digest::Digest;
 use erw_runner::kind::field::Params;
 use erw_runner::kind::property::Fact;
 use serde_json::{Value, json};
@@ -123,8 +124,18 @@ pub fn sample(params: &Params) -> Vec<Fact> {
     }
 }
 
-/// Facts of kinds that read the hidden states of a SiT: they have no class token to give it, and may
-/// condition it on the null class.
+/// Facts of `features`: whether class tokens are stored beside the patches.
+pub fn features(params: &Params) -> Vec<Fact> {
+    let stored = params.get("class_token").and_then(Value::as_bool).unwrap_or(false);
+    let mut facts = vec![Fact::new("class_token", stored, &["class_token"])];
+    if stored {
+        facts.push(Fact::new("encoder_class_token", true, &["class_token"]));
+    }
+    facts
+}
+
+/// Facts of kinds that read the hidden states of a SiT: without features they have no class token to
+/// give it, and they may condition it on the null class.
 pub fn look(params: &Params) -> Vec<Fact> {
     let mut facts = vec![Fact::new("gives_class_token", false, &[])];
     if text(params, "label") == Some("null") {
@@ -143,6 +154,9 @@ pub fn encoder_blocks(depth: u64, class_token: bool, of: &'static [&'static str]
 
 /// Facts of `train-encoder`, whose networks have no class token.
 pub fn train_encoder(params: &Params) -> Vec<Fact> {
+    let text = serde_json::to_string(params).unwrap_or_default();
+    let origin = format!("train-encoder {}", &Digest::of_bytes(text.as_bytes()).hex()[..8]);
     let depth = params.get("depth").and_then(Value::as_u64);
-    depth.map(|depth| encoder_blocks(depth, false, &["depth"]).into()).unwrap_or_default()
+    let blocks = depth.map(|depth| encoder_blocks(depth, false, &["depth"]));
+    std::iter::once(Fact::new("origin", origin, &["seed"])).chain(blocks.into_iter().flatten()).collect()
 }

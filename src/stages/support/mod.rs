@@ -14,6 +14,7 @@ pub mod params;
 pub mod same_classes;
 pub mod same_images;
 pub mod sit_artifact;
+pub mod trained_on;
 
 #[cfg(test)]
 mod tests {

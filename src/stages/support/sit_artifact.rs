@@ -3,11 +3,10 @@
 
 use super::ema_files::{file_of_decay, file_of_step};
 use super::files::{create_dir, write_json, write_lines};
-use erw_base::error::{Error, Result};
-use erw_ml::data::latent_scale::Channels;
+use erw_base::error::Result;
+use erw_ml::data::latent_scale::{Channels, LatentScale};
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::SiT;
-use erw_ml::models::vae::VaeConfig;
 use erw_ml::nn::params::{self, Tensors};
 use erw_ml::train::Snapshots;
 use erw_ml::train::outcome::Trained;
@@ -31,28 +30,22 @@ pub struct TrainingNote {
     /// Values of unset parameters, derived from the size of the network and the method.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resolved: BTreeMap<String, serde_json::Value>,
+    /// How latents were normalised, by diffusers' names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling_factor: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift_factor: Option<f64>,
     /// How each channel of latents was normalised; absent where they were scaled by one factor.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub channels: Option<Channels>,
 }
 
-/// Checks that a decoder takes latents as the network of this note was trained on them.
-///
-/// # Errors
-/// If only one of them normalises by channel, or by other statistics.
-pub fn same_channels(trained: Option<&Channels>, decoder: &VaeConfig) -> Result<()> {
-    let scale = decoder.scale()?;
-    let differ = match (trained, &scale.channels) {
-        (None, None) => return Ok(()),
-        (Some(ours), Some(theirs)) if ours.agree(theirs) => return Ok(()),
-        (Some(_), Some(_)) => "both normalise latents by channel, but by other statistics",
-        (Some(_), None) => {
-            "the network was trained on latents normalised by channel, the autoencoder states no statistics"
-        }
-        (None, Some(_)) => "the autoencoder normalises latents by channel, the network was trained without",
-    };
-    Err(Error::stage(format!("the decoder does not fit the network: {differ}"))
-        .hint("import latents and autoencoder with the same `latents_stats.pt`"))
+impl TrainingNote {
+    /// How latents were normalised; `None` in what versions before wrote.
+    pub fn scale(&self) -> Option<LatentScale> {
+        let (factor, shift) = (self.scaling_factor?, self.shift_factor.unwrap_or(0.0));
+        Some(LatentScale { factor, shift, channels: self.channels.clone() })
+    }
 }
 
 /// Writes the snapshots of the averaged weights into the artifact in `dir`.

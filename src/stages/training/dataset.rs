@@ -70,8 +70,10 @@ pub fn network(
 
 /// The training note of these examples, without resolved parameters.
 pub fn note(examples: &Examples, path: NoisePath) -> TrainingNote {
-    let (classes, channels) = (examples.latents.classes().to_vec(), examples.latents.scale().channels.clone());
-    TrainingNote { format: 1, path, classes, resolved: BTreeMap::new(), channels }
+    let (classes, scale) = (examples.latents.classes().to_vec(), examples.latents.scale());
+    let (scaling_factor, shift_factor) = (Some(scale.factor), Some(scale.shift));
+    let channels = scale.channels.clone();
+    TrainingNote { format: 1, path, classes, resolved: BTreeMap::new(), scaling_factor, shift_factor, channels }
 }
 
 /// Checks that the micro-batches of a step have equal sizes, so that the mean over them is the mean

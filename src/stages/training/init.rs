@@ -2,6 +2,8 @@
 //! released file. Tensors that match by name and shape are loaded; the others are logged.
 
 use crate::support::ema_files;
+use crate::support::sit_artifact::TrainingNote;
+use crate::support::trained_on::{check_classes, note_of, other_scale};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::models::sit::{SiT, SiTConfig};
@@ -16,9 +18,16 @@ use std::path::Path;
 ///
 /// # Errors
 /// If no tensor matches, a shape differs, or the blocks were configured differently.
-pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT) -> Result<Option<usize>> {
+pub fn init_from(
+    attempt: &Attempt,
+    which: &str,
+    params: &ParamSet,
+    model: &SiT,
+    ours: &TrainingNote,
+) -> Result<Option<usize>> {
     let Some(dir) = attempt.optional_input("init") else { return Ok(None) };
     same_blocks(dir, model.config())?;
+    doubts(dir, ours)?.iter().for_each(|doubt| attempt.log(&format!("warning: {doubt}")));
     let saved = ema_files::load(dir, "init", which, &Device::Cpu)?;
     let report = params.assign(&saved)?;
     if report.loaded.is_empty() {
@@ -41,6 +50,18 @@ pub fn init_from(attempt: &Attempt, which: &str, params: &ParamSet, model: &SiT)
         attempt.log(&format!("in `init` but not in this model: {unused:?}"));
     }
     Ok(Some(report.loaded.len()))
+}
+
+/// What differs between the data of `init` and ours and is not an error, as where a network goes on
+/// with another set.
+fn doubts(dir: &Path, ours: &TrainingNote) -> Result<Vec<String>> {
+    let Some(theirs) = note_of(dir)? else { return Ok(vec![]) };
+    let scale = ours.scale().and_then(|scale| other_scale(&theirs, &scale));
+    let scale = scale.map(|differ| format!("`init` is of other latents: {differ}"));
+    let classes = check_classes(&theirs, &ours.classes, "here are").err();
+    let classes =
+        classes.map(|e| format!("`init` is of other classes, whose embeddings are taken by number: {}", e.message));
+    Ok(scale.into_iter().chain(classes).collect())
 }
 
 /// Tensor names grouped by layer, on one line: `blocks.0-3, x_embedder`.

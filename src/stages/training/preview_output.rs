@@ -2,11 +2,10 @@
 //! log. An error while drawing is only logged.
 
 use crate::support::files::create_dir;
-use crate::support::sit_artifact::same_channels;
+use crate::support::sit_artifact::TrainingNote;
+use crate::support::trained_on::check_scale;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
-use erw_ml::data::latent_scale::Channels;
-use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::params::Tensors;
@@ -17,15 +16,14 @@ use std::path::PathBuf;
 /// A preview of the network `config`, with the autoencoder of slot `decoder` if one is connected.
 ///
 /// # Errors
-/// If the latents of the autoencoder have another number of channels, or are normalised by other
-/// statistics than `channels`, those of the training.
+/// If the latents of the autoencoder have another number of channels, or are normalised otherwise
+/// than those of the training.
 pub fn open<'a>(
     attempt: &Attempt,
     config: &'a SiTConfig,
-    path: NoisePath,
+    note: &TrainingNote,
     seed: u64,
     device: &'a Device,
-    channels: Option<&Channels>,
 ) -> Result<Preview<'a>> {
     let decoder = attempt.optional_input("decoder").map(|dir| AutoencoderKl::load(dir, device)).transpose()?;
     if let Some(vae) = decoder.as_ref().filter(|vae| vae.config().latent_channels != config.in_channels) {
@@ -33,9 +31,9 @@ pub fn open<'a>(
         return Err(Error::stage(format!("`decoder` takes latents of {a} channels, but the network has {b}")));
     }
     if let Some(vae) = &decoder {
-        same_channels(channels, vae.config())?;
+        check_scale(note, &vae.config().scale()?, "`decoder`")?;
     }
-    Ok(Preview { config, decoder, path, seed, device })
+    Ok(Preview { config, decoder, path: note.path, seed, device })
 }
 
 /// Draws a sheet and logs its path, or the error.

@@ -70,6 +70,9 @@ impl LoopSettings {
 impl Optimization {
     /// Checks what the limits in the manifest cannot express.
     pub fn check(&self) -> Result<()> {
+        if self.lr < 0.0 {
+            return Err(Error::usage(format!("`lr` {} is below 0", self.lr)));
+        }
         if self.lr_min > self.lr {
             return Err(Error::usage(format!("`lr_min` {} is above `lr` {}", self.lr_min, self.lr)));
         }
@@ -83,10 +86,29 @@ impl Optimization {
         }
     }
 
+    /// A warning about an average that hardly leaves the weights of the start, and so is of little
+    /// use.
+    fn left_of_start(&self, decay: f64) -> Option<String> {
+        /// Chosen.
+        const MUCH: f64 = 0.2;
+        let left = decay.powi(i32::try_from(self.steps).unwrap_or(i32::MAX));
+        (self.steps > 0 && left > MUCH).then(|| {
+            let percent = 100.0 * left;
+            format!(
+                "warning: after {} steps the average with an `ema_decay` of {decay} still consists of the weights of \
+                 the start by {percent:.0} %; a lower one follows faster",
+                self.steps
+            )
+        })
+    }
+
     /// The loop settings of this attempt, with `batch` samples per step in `accumulate`
     /// micro-batches.
     pub fn fit(&self, attempt: &Attempt, batch: usize, accumulate: usize) -> Result<FitConfig> {
         let LoopSettings { checkpoint_every, keep_last, keep_every, log_every, .. } = attempt.operation()?;
+        self.ema_decay.to_vec().into_iter().filter_map(|decay| self.left_of_start(decay)).for_each(|text| {
+            attempt.log(&text);
+        });
         Ok(FitConfig {
             steps: self.steps,
             optimizer: AdamWConfig {
@@ -109,6 +131,16 @@ impl Optimization {
             samples: batch,
             loss_scaling: false,
         })
+    }
+}
+
+/// Masks and noise are drawn for each image of a step: copies of an image in a batch are equal.
+pub fn warn_of_copies(attempt: &Attempt, batch: usize, images: u64) {
+    if batch as u64 > images {
+        attempt.log(&format!(
+            "warning: `batch` {batch} is above the number of images, {images}: the copies of an image in a batch are \
+             equal, and change nothing"
+        ));
     }
 }
 

@@ -8,6 +8,7 @@ use super::settings::{LoopSettings, Optimization};
 use super::trainer::CONFIG_FILE;
 use crate::support::ema_files;
 use crate::support::files::write_json;
+use crate::support::sit_artifact::TrainingNote;
 use candle_core::{DType, Device};
 use erw_base::error::Result;
 use erw_ml::models::sit::{SiT, SiTConfig};
@@ -63,14 +64,14 @@ impl SitTraining {
 
     /// Creates the network, loads the matching weights of `init`, and writes the configuration
     /// beside the checkpoints.
-    pub fn start(&self, attempt: &Attempt, config: &SiTConfig, device: &Device) -> Result<Start> {
+    pub fn start(&self, attempt: &Attempt, config: &SiTConfig, device: &Device, note: &TrainingNote) -> Result<Start> {
         let (params, vb) = ParamSet::init(self.seed, DType::F32, device);
         let keep = attempt.operation::<LoopSettings>()?.keep();
         let model = SiT::new(config, vb)?.with_precision(self.precision).keeping(keep);
         self.precision.caveat(device).into_iter().for_each(|text| attempt.log(text));
         let of = if config.blocks() < config.depth { format!(" of {}", config.depth) } else { String::new() };
         attempt.log(&format!("{} parameters in {}{of} blocks", params.count(), config.blocks()));
-        let loaded = init_from(attempt, &self.init_weights, &params, &model)?;
+        let loaded = init_from(attempt, &self.init_weights, &params, &model, note)?;
         if attempt.rank() == 0 {
             write_json(&attempt.checkpoint_dir().join(CONFIG_FILE), config)?;
         }

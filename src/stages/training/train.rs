@@ -33,8 +33,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-pub const KIND: StageKind =
-    StageKind { name: "train", manifest: include_str!("../../../stages/train.toml"), check, facts: facts::train, run };
+pub const KIND: StageKind = StageKind {
+    name: "train",
+    manifest: include_str!("../../../stages/train.toml"),
+    check,
+    facts: facts::train,
+    foresee: None,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,8 +150,7 @@ impl Params {
         }
     }
 
-    /// A class token is an encoder's, which runs while training, and does not go with what knows
-    /// patches alone.
+    /// A class token is of one encoder, and does not go with what knows patches alone.
     fn check_class_token(&self, inputs: &[&str]) -> Result<()> {
         if self.class_token == 0.0 {
             return Ok(());
@@ -156,10 +161,6 @@ impl Params {
                 "`class_token` is given, but nothing is aligned",
                 "set `alignment`, or leave out `class_token`",
             );
-        }
-        if matches!(self.phase.features, Mode::Stored) {
-            let hint = "set `features = \"online\"` and connect `images` and `encoder`";
-            return error("`class_token` needs the class token of an encoder, which stored features do not have", hint);
         }
         if self.comparison.spatial_norm().is_some() {
             return error(
@@ -195,7 +196,12 @@ impl Params {
             }
             Some(block) => Ok(block),
         };
-        Ok(Some([block(own[0])?, block(own[1])?]))
+        let [student, teacher] = [block(own[0])?, block(own[1])?];
+        if teacher < student {
+            let text = format!("`self_alignment_teacher` {teacher} is before `self_alignment_depth` {student}");
+            return Err(Error::usage(text).hint("choose a later block: SRA has 20 behind 8 for SiT-XL/2"));
+        }
+        Ok(Some([student, teacher]))
     }
 
     fn self_alignment(&self) -> Result<Option<SelfAlignment>> {
@@ -311,7 +317,8 @@ fn run(attempt: &Attempt) -> Result<()> {
         gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison.spatial_norm())?;
     let gpu = gpu::open(attempt, &device, &recipe, p.uncovered()?)?;
     let home = gpu::home(&device, gpu.as_ref());
-    let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
+    let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
+    let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;
     let training = FlowMatching {
         examples: &examples,
         model: &model,
@@ -349,7 +356,6 @@ fn run(attempt: &Attempt) -> Result<()> {
     let Some(trained) = trained else { return Ok(()) };
     report(attempt, &trained, loaded);
     let out = attempt.output("sit");
-    let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
     write_artifact(&out, &model, &trained, &note)?;
     write_snapshots(&out, &model, &snapshots)?;
     validation_params::write(attempt, &out, &trained, "velocity")
@@ -370,8 +376,8 @@ fn watch<'a>(
     }
     let LoopSettings { samples_every, .. } = attempt.operation()?;
     if samples_every > 0 {
-        let channels = examples.latents.scale().channels.as_ref();
-        let preview = preview_output::open(attempt, config, p.path, phase.seed, &examples.device, channels)?;
+        let note = dataset::note(examples, p.path);
+        let preview = preview_output::open(attempt, config, &note, phase.seed, &examples.device)?;
         watch.show = Some((
             samples_every,
             Box::new(move |step, ema: &Tensors| preview_output::show(attempt, &preview, step, ema)),
@@ -380,10 +386,11 @@ fn watch<'a>(
     Ok(watch)
 }
 
-/// Reports the results, the key metric first.
+/// Reports the results, the key metric first. An alignment that was not computed at the end is none.
 fn report(attempt: &Attempt, trained: &Trained, loaded: Option<usize>) {
     if let Some(last) = trained.curve.last() {
-        for name in ["velocity", "alignment"] {
+        let aligned = last.parts.get("alignment_weight").is_some_and(|weight| *weight != 0.0);
+        for name in ["velocity", "alignment"].into_iter().take(if aligned { 2 } else { 1 }) {
             if let Some(value) = last.parts.get(name) {
                 attempt.result(name, *value);
             }

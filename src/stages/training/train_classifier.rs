@@ -29,6 +29,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/train-classifier.toml"),
     check,
     facts: no_facts,
+    foresee: None,
     run,
 };
 

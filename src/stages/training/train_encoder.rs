@@ -2,7 +2,7 @@
 //! alignment works without a download. It is evaluated by nearest neighbours of its mean patch
 //! tokens on held-out images.
 
-use super::settings::{LoopSettings, Optimization};
+use super::settings::{LoopSettings, Optimization, warn_of_copies};
 use super::trainer;
 use crate::support::facts;
 use crate::support::files::{create_dir, write_json};
@@ -31,6 +31,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/train-encoder.toml"),
     check,
     facts: facts::train_encoder,
+    foresee: None,
     run,
 };
 
@@ -113,6 +114,7 @@ fn train(
         let loss = learner.loss(&x.to_device(device)?, &y.to_device(device)?, step, &ids)?;
         Ok(StepLoss { loss, parts: vec![] })
     };
+    warn_of_copies(attempt, p.batch, images.len());
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
     trainer::train(attempt, &learner.params, &cfg, &mut Callbacks::default(), &make, &loss)
 }

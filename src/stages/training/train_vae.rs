@@ -1,6 +1,6 @@
 //! `train-vae`: trains an autoencoder on images and measures the scale of its latents.
 
-use super::settings::{LoopSettings, Optimization};
+use super::settings::{LoopSettings, Optimization, warn_of_copies};
 use super::trainer;
 use crate::support::facts;
 use crate::support::files::{create_dir, write_json};
@@ -27,6 +27,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/train-vae.toml"),
     check,
     facts: facts::train_vae,
+    foresee: None,
     run,
 };
 
@@ -115,6 +116,7 @@ fn train(attempt: &Attempt, p: &Params, images: &ImageSet, device: &Device) -> R
         let parts = vec![("reconstruction", number(&loss.reconstruction)?), ("kl", number(&loss.kl)?)];
         Ok(StepLoss { loss: loss.total, parts })
     };
+    warn_of_copies(attempt, p.batch, images.len());
     let cfg = p.optimization.fit(attempt, p.batch, 1)?;
     trainer::train(attempt, &params, &cfg, &mut Callbacks::default(), &make, &loss)
 }

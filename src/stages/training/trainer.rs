@@ -30,7 +30,7 @@ pub fn train_on_ranks<B: Send>(
     loss: &dyn Fn(u64, B) -> candle_core::Result<StepLoss>,
 ) -> Result<Option<Trained>> {
     let reporter = Reporter::new(attempt, cfg.samples)?;
-    finished(fit_batches(params, cfg, &reporter, watch, make, loss)?, cfg)
+    finished(attempt, fit_batches(params, cfg, &reporter, watch, make, loss)?, cfg)
 }
 
 /// [`train_on_ranks`] for kinds that have one rank.
@@ -70,15 +70,18 @@ pub fn train_on_gpu<B: Send>(
         )?;
         fit_engine(&mut engine, cfg, &reporter, watch)
     })?;
-    finished(outcome, cfg)
+    finished(attempt, outcome, cfg)
 }
 
-fn finished(outcome: Outcome, cfg: &FitConfig) -> Result<Option<Trained>> {
+fn finished(attempt: &Attempt, outcome: Outcome, cfg: &FitConfig) -> Result<Option<Trained>> {
     match outcome {
         Outcome::Done(trained) => Ok(Some(trained)),
         Outcome::Followed => Ok(None),
         Outcome::Stopped => Err(Error::suspended()),
-        Outcome::Diverged(divergence) => Err(diverged(&divergence, cfg)),
+        Outcome::Diverged(divergence) => {
+            attempt.log(&format!("the training diverged: {}", divergence.what));
+            Err(diverged(&divergence, cfg))
+        }
     }
 }
 

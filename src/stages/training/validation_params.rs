@@ -33,6 +33,15 @@ impl Settings {
         }
         Ok(())
     }
+
+    /// Checks that a loss over pairs of images, named `what` in messages, has pairs.
+    pub fn check_pairs(&self, what: &str) -> Result<()> {
+        if self.validate_every == 0 || self.validation_samples >= 2 {
+            return Ok(());
+        }
+        let text = format!("`{what}` compares images, but `validation_samples` is {}", self.validation_samples);
+        Err(Error::usage(text).hint("set it to 2 or more"))
+    }
 }
 
 /// Validation on the latents of slot `validation`, or on the training latents if the slot is not

@@ -11,7 +11,7 @@ use super::{batch_pairs, dataset, trainer, validation_params};
 use crate::support::facts;
 use crate::support::params::device;
 use crate::support::sit_artifact::write_artifact;
-use erw_base::error::Result;
+use erw_base::error::{Error, Result};
 use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::interpolant::Path;
 use erw_ml::nn::params::Tensors;
@@ -28,6 +28,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../stages/warmup.toml"),
     check,
     facts: facts::warmup,
+    foresee: None,
     run,
 };
 
@@ -61,7 +62,12 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
     batch_pairs::check(&p.alignment, p.phase.batch, p.phase.accumulate)?;
     p.phase.check()?;
     p.validation.check(inputs)?;
+    p.alignment.over_pairs().map_or(Ok(()), |what| p.validation.check_pairs(what))?;
     p.optimization.check()?;
+    let blocks = p.architecture.sizes()?.1;
+    if !(1..=blocks).contains(&p.depth) {
+        return Err(Error::usage(format!("`depth` {} is not one of the blocks 1 to {blocks}", p.depth)));
+    }
     p.architecture.check(p.depths())
 }
 
@@ -76,7 +82,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment.spatial_norm())?;
     let gpu = gpu::open(attempt, &device, &recipe, p.alignment.beyond_cosine())?;
     let home = gpu::home(&device, gpu.as_ref());
-    let Start { params, model, loaded } = phase.start(attempt, &config, &home)?;
+    let note = dataset::note(&examples, Path::Linear);
+    let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;
     let warmup = Warmup { examples: &examples, model: &model, batches: phase.batches(), alignment: p.alignment };
     let mut watch = Callbacks::default();
     if let Some(v) = validation_params::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch())? {
@@ -98,12 +105,12 @@ fn run(attempt: &Attempt) -> Result<()> {
     })?;
     let Some(trained) = trained else { return Ok(()) };
     if let Some(last) = trained.curve.last() {
-        attempt.result("alignment", last.loss);
+        attempt.result("alignment", last.parts.get("alignment").copied().unwrap_or(last.loss));
     }
     if let Some(loaded) = loaded {
         attempt.result("loaded_tensors", loaded as f64);
     }
     let out = attempt.output("warmed");
-    write_artifact(&out, &model, &trained, &dataset::note(&examples, Path::Linear))?;
+    write_artifact(&out, &model, &trained, &note)?;
     validation_params::write(attempt, &out, &trained, "alignment")
 }

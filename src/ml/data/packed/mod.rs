@@ -6,10 +6,12 @@
 //! global index. This module does not know what the tensors mean.
 
 mod row_file;
+mod shard_file;
 mod writer;
 
 pub use row_file::RowFile;
-pub use writer::{PackedWriter, write_meta, write_shard};
+pub use shard_file::ShardFile;
+pub use writer::{PackedWriter, write_meta};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use half::f16;

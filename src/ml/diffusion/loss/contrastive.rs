@@ -6,7 +6,7 @@
 //! images of the batch at the same position of the grid. Other positions of the same image show
 //! related content and should not be pushed away.
 
-use super::{check_pairs, unit};
+use super::{NORMALIZE, check_pairs, unit};
 use candle_core::{D, Result, Tensor, bail};
 
 /// Mean over encoders, samples and tokens of -log(e^(s_ii / tau) / sum_j e^(s_ij / tau)), where
@@ -22,7 +22,7 @@ pub fn nt_xent(features: &[Tensor], projections: &[Tensor], temperature: f64) ->
         if f.dim(0)? < 2 {
             bail!("the contrastive loss needs at least two images");
         }
-        let (f, p) = (unit(f)?, unit(p)?);
+        let (f, p) = (unit(f, NORMALIZE)?, unit(p, NORMALIZE)?);
         let positive = (&f * &p)?.sum(D::Minus1)?.mean_all()?;
         // [N, B, B]: one row per image i, one column per feature j.
         let by_place = |t: &Tensor| t.transpose(0, 1)?.contiguous();

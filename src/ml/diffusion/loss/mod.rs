@@ -29,7 +29,7 @@ pub fn velocity(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
 /// adds it to the mean squared error with weight 1.
 pub fn velocity_cosine(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
     let channels_last = |t: &Tensor| t.permute((0, 2, 3, 1))?.contiguous();
-    mean_cosine(&channels_last(predicted)?, &channels_last(target)?)?.affine(-1.0, 1.0)
+    mean_cosine(&channels_last(predicted)?, &channels_last(target)?, COSINE_SIMILARITY)?.affine(-1.0, 1.0)
 }
 
 /// Mean over encoders, samples and tokens of the negative cosine similarity of features and
@@ -41,7 +41,7 @@ pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> 
     check_pairs(features, projections)?;
     let mut total = None;
     for (f, p) in features.iter().zip(projections) {
-        let cosine = mean_cosine(f, p)?;
+        let cosine = mean_cosine(f, p, NORMALIZE)?;
         total = Some(match total {
             None => cosine,
             Some(so_far) => (so_far + cosine)?,
@@ -51,17 +51,25 @@ pub fn alignment(features: &[Tensor], projections: &[Tensor]) -> Result<Tensor> 
     total / -(features.len() as f64)
 }
 
-/// Mean over all rows of the cosine similarity of two tensors of one shape, `[.., D]`.
-pub fn mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// The least length of a vector in PyTorch's `normalize`, by which REPA normalises.
+pub const NORMALIZE: f64 = 1e-12;
+/// The same in its `cosine_similarity`, which LightningDiT uses. A network begins with velocities of
+/// zero, where the gradient is the inverse of it: 1e12 would leave the range of f16 at any loss scale
+/// and stay in the second moments of Adam for a thousand steps.
+pub const COSINE_SIMILARITY: f64 = 1e-8;
+
+/// Mean over all rows of the cosine similarity of two tensors of one shape, `[.., D]`, whose rows
+/// count as at least as long as `least`.
+pub fn mean_cosine(a: &Tensor, b: &Tensor, least: f64) -> Result<Tensor> {
     if kernels::suits(&[a, b]) {
-        return a.contiguous()?.apply_op2(&b.contiguous()?, kernels::loss::MeanCosine);
+        return a.contiguous()?.apply_op2(&b.contiguous()?, kernels::loss::MeanCosine { least });
     }
-    plain_mean_cosine(a, b)
+    plain_mean_cosine(a, b, least)
 }
 
 /// The same with candle's own operations, for any device and dtype.
-pub fn plain_mean_cosine(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    (unit(a)? * unit(b)?)?.sum(D::Minus1)?.mean_all()
+pub fn plain_mean_cosine(a: &Tensor, b: &Tensor, least: f64) -> Result<Tensor> {
+    (unit(a, least)? * unit(b, least)?)?.sum(D::Minus1)?.mean_all()
 }
 
 /// Checks that every set of features has a projection of the same shape.
@@ -91,11 +99,11 @@ pub fn spatial_zscore(features: &Tensor, alpha: f64) -> Result<Tensor> {
     x.broadcast_sub(&(mean * alpha)?)?.broadcast_div(&std)
 }
 
-/// x / |x| along the last axis. The 1e-24 under the root acts like a lower bound of 1e-12 on |x|,
+/// x / |x| along the last axis. The square of `least` under the root acts like a lower bound on |x|,
 /// and keeps the gradient of a zero vector finite.
-fn unit(x: &Tensor) -> Result<Tensor> {
+fn unit(x: &Tensor, least: f64) -> Result<Tensor> {
     let x = x.to_dtype(DType::F32)?;
-    let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
+    let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + least * least)?.sqrt()?;
     x.broadcast_div(&norm)
 }
 
@@ -116,5 +124,21 @@ mod tests {
         let sum = grads.get(&p).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(sum.is_finite());
         assert!(alignment(&[f], &[]).is_err());
+    }
+
+    /// A network begins with velocities of zero, and f16 has numbers up to 65504.
+    #[test]
+    fn the_cosine_of_a_velocity_of_zero_has_the_gradient_of_pytorch() {
+        // torch 2.15: cosine_similarity(zeros(1, 4, 1, 1), tensor([3, 0, 4, 0]), dim = 1) has the
+        // gradient 1e8 * [0.6, 0, 0.8, 0].
+        let target = Tensor::new(&[3f32, 0.0, 4.0, 0.0], &Device::Cpu).unwrap().reshape((1, 4, 1, 1)).unwrap();
+        let zero = Var::zeros((1, 4, 1, 1), DType::F32, &Device::Cpu).unwrap();
+        let loss = velocity_cosine(zero.as_tensor(), &target).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), 1.0);
+        let grads = loss.backward().unwrap();
+        let grad = grads.get(&zero).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (got, want) in grad.iter().zip([-0.6e8, 0.0, -0.8e8, 0.0]) {
+            assert!((got - want).abs() <= 1e3, "{grad:?}");
+        }
     }
 }

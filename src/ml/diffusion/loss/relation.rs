@@ -2,7 +2,7 @@
 //! should be alike to the network. It compares similarities with similarities, so it asks nothing
 //! of the direction of a single projection.
 
-use super::{check_pairs, unit};
+use super::{NORMALIZE, check_pairs, unit};
 use candle_core::{Result, Tensor, bail};
 use serde::Deserialize;
 
@@ -44,6 +44,6 @@ fn similarities(x: &Tensor, over: Relation) -> Result<Tensor> {
         Relation::Images => x.reshape((1, b, n * z))?,
         Relation::Tokens => x.clone(),
     };
-    let x = unit(&x)?;
+    let x = unit(&x, NORMALIZE)?;
     x.matmul(&x.transpose(1, 2)?.contiguous()?)
 }

@@ -167,7 +167,7 @@ impl SiTConfig {
             bail!("warmup_depth must be above 0");
         }
         if self.class_token.is_some() && self.rope {
-            bail!("`rope` has no position for a class token");
+            bail!("`rope` has no position for a class token: set `rope = false`");
         }
         if self.class_token.is_some() && self.projector == ProjectorKind::Conv3 {
             bail!("`projector = \"conv3\"` has no place for a class token on its grid");

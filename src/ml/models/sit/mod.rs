@@ -244,12 +244,15 @@ impl SiT {
         Ok(self.run((x, None), t, y, block, &mut |_, _| Ok(()))?.0)
     }
 
-    /// Tokens `[B, N, D]` after every block, for measuring representations.
+    /// Tokens of the patches `[B, N, D]` after every block, for measuring representations, of states x
+    /// as in [`velocity`](Self::velocity). The token that is made of a class token is not among them.
     pub fn block_outputs(&self, x: &Tensor, t: &Tensor, y: &Tensor) -> Result<Vec<Tensor>> {
+        let (latents, class_token) = self.config.split(x)?;
+        let first = usize::from(class_token.is_some());
         let mut all = vec![];
-        self.run((x, None), t, y, self.blocks.len(), &mut |block, tokens| {
+        self.run((&latents, class_token.as_ref()), t, y, self.blocks.len(), &mut |block, tokens| {
             if block > 0 {
-                all.push(tokens.clone());
+                all.push(tokens.narrow(1, first, tokens.dim(1)? - first)?);
             }
             Ok(())
         })?;

@@ -13,6 +13,11 @@ use crate::data::pairing::{check_pairs, labels_digest, stated_labels};
 use crate::models::encoder::{Encoder, Outputs};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+/// The patch tokens `[T, D]` of an image in stored features.
+pub const TOKENS: &str = "tokens";
+/// Its class token `[D]`, where it was stored.
+pub const CLASS_TOKEN: &str = "class_token";
+
 /// Opened features, paired with the latents of a training.
 pub enum Features {
     /// One set per encoder.
@@ -34,7 +39,7 @@ impl Features {
         Self::Stored(vec![])
     }
 
-    /// Stored features: tensor `tokens` with rows `[tokens, dim]`, one set per encoder with its
+    /// Stored features: tensor [`TOKENS`] with rows `[tokens, dim]`, one set per encoder with its
     /// name for messages.
     ///
     /// # Errors
@@ -66,7 +71,7 @@ impl Features {
     /// Shape of the features of encoder number `encoder`, counted from 0.
     pub fn grid(&self, encoder: usize) -> Result<Grid> {
         let (tokens, dim) = match self {
-            Self::Stored(sets) => match sets[encoder].shape("tokens")?[..] {
+            Self::Stored(sets) => match sets[encoder].shape(TOKENS)?[..] {
                 [tokens, dim] => (tokens, dim),
                 ref other => bail!("feature rows have shape {other:?}, not [tokens, dim]"),
             },
@@ -97,12 +102,18 @@ impl Features {
     }
 
     /// [`tokens`](Self::tokens) with all that the encoders show of these images, with the attention
-    /// of these blocks, counted from 1; detached.
+    /// of these blocks, counted from 1; detached. Stored features have class tokens if these were
+    /// stored.
     ///
     /// # Errors
-    /// Stored features, which are tokens alone; a block that an encoder does not have.
+    /// Attention of stored features, which have none; a block that an encoder does not have.
+    /// [`tokens`](Self::tokens).
     pub fn outputs(&self, rows: &[u64], flipped: &[bool], device: &Device, blocks: &[usize]) -> Result<Vec<Outputs>> {
-        let Self::Online(images, encoders) = self else { bail!("stored features are tokens alone") };
+        let (images, encoders) = match self {
+            Self::Online(images, encoders) => (images, encoders),
+            Self::Stored(_) if !blocks.is_empty() => bail!("stored features have no attention"),
+            Self::Stored(sets) => return sets.iter().map(|set| stored_outputs(set, rows, flipped, device)).collect(),
+        };
         let mut pixels = images.batch(rows, device)?;
         if flipped.contains(&true) {
             pixels = mirror(&pixels, flipped)?;
@@ -116,9 +127,22 @@ impl Features {
     }
 }
 
+fn stored_outputs(set: &Packed, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Outputs> {
+    let tokens = stored(std::slice::from_ref(set), rows, flipped, device)?.remove(0).to_dtype(DType::F32)?;
+    Ok(Outputs { tokens, class_token: class_tokens(set, rows, device)?, attention: vec![] })
+}
+
+/// Class tokens f32 `[n, D]` of stored features, if they were stored.
+pub fn class_tokens(set: &Packed, rows: &[u64], device: &Device) -> Result<Option<Tensor>> {
+    match set.tensors().any(|name| name == CLASS_TOKEN) {
+        true => set.rows(CLASS_TOKEN, rows, device)?.to_dtype(DType::F32).map(Some),
+        false => Ok(None),
+    }
+}
+
 fn stored(sets: &[Packed], rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
     if flipped.contains(&true) {
         bail!("stored features do not cover mirrored images");
     }
-    sets.iter().map(|set| set.rows("tokens", rows, device)).collect()
+    sets.iter().map(|set| set.rows(TOKENS, rows, device)).collect()
 }

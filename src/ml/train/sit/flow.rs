@@ -207,6 +207,7 @@ impl FlowMatching<'_> {
     }
 }
 
-fn number(t: &Tensor) -> Result<f64> {
+/// The value of a loss.
+pub(super) fn number(t: &Tensor) -> Result<f64> {
     t.to_scalar::<f32>().map(f64::from)
 }

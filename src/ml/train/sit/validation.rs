@@ -55,7 +55,7 @@ impl Validation {
         Ok(losses)
     }
 
-    /// The warmup loss of clean latents and the features that `features` returns for their rows. If
+    /// The alignment of clean latents with the features that `features` returns for their rows. If
     /// the loss compares the images of a batch, only full batches count, because the loss is
     /// smaller among fewer images.
     pub fn alignment(
@@ -70,7 +70,7 @@ impl Validation {
         let count = if alignment.over_pairs().is_some() && all > self.batch { all - all % self.batch } else { all };
         let loss = self.mean(count, |rows, x, y| {
             let t = Tensor::zeros(rows.len(), DType::F32, x.device())?;
-            alignment.loss(features(rows)?, &model.projections(x, &t, y)?)
+            Ok(alignment.losses(features(rows)?, &model.projections(x, &t, y)?)?.alignment)
         })?;
         Ok(vec![("alignment".into(), loss)])
     }

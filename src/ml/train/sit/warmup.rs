@@ -2,6 +2,7 @@
 //! Nothing else is trained.
 
 use super::batch::{Batch, BatchConfig, Examples};
+use super::flow::number;
 use super::gpu::Feed;
 use crate::data::prefetch::MicroBatch;
 use crate::diffusion::alignment::Alignment;
@@ -36,6 +37,13 @@ impl Warmup<'_> {
         let features = self.examples.features(batch)?;
         let (latents, classes) = (batch.latents.to_device(device)?, batch.classes.to_device(device)?);
         let projections = self.model.projections(&latents, &t, &classes)?;
-        Ok(StepLoss { loss: self.alignment.loss(features, &projections)?, parts: vec![] })
+        let losses = self.alignment.losses(features, &projections)?;
+        let mut parts = vec![];
+        if let Some(relation) = &losses.relation {
+            // Without it, the loss is the alignment.
+            parts.push(("alignment", number(&losses.alignment)?));
+            parts.push(("relation", number(relation)?));
+        }
+        Ok(StepLoss { loss: self.alignment.sum(losses)?, parts })
     }
 }

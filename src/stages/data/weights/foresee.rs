@@ -5,12 +5,13 @@
 use super::artifact::Artifact;
 use super::choice::{Choice, choose};
 use super::convert::{Network, Request, adopt, read_json};
-use super::{Operation, Params, parse};
+use super::params::{Operation, Params};
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::{Error, Result};
 use erw_ml::formats::WeightsFile;
+use erw_ml::models::sit::release::TABLES;
 use erw_ml::nn::params::{LoadReport, Tensors};
-use erw_runner::kind::field::Params as Values;
+use erw_runner::kind::field::{Params as Values, parse};
 
 /// Names and shapes of a file.
 type Shapes = Vec<(String, Vec<usize>)>;
@@ -74,10 +75,11 @@ fn compare(request: &Request, opened: &WeightsFile, shapes: &Shapes) -> Result<L
     Ok(adopt(request, opened, tensors, &mut config)?.0.1)
 }
 
-/// Headers do not tell counters and masks from weights, so of what the network does not have only
-/// what is called a weight counts.
+/// Listings do not tell counters and masks from weights, so of what the network does not have only
+/// what is called a weight counts, or a table of an option that is off.
 fn is_fit(report: &LoadReport) -> bool {
-    let is_weight = |name: &String| name.ends_with(".weight") || name.ends_with(".bias");
+    let is_weight =
+        |name: &String| name.ends_with(".weight") || name.ends_with(".bias") || TABLES.contains(&name.as_str());
     report.missing.is_empty() && report.mismatched.is_empty() && !report.unexpected.iter().any(is_weight)
 }
 

@@ -5,89 +5,38 @@ mod artifact;
 mod choice;
 mod convert;
 mod foresee;
+mod params;
 
+use self::params::{Operation, Params};
 use crate::support::facts::{BY_CHANNEL, encoder_blocks, network, text};
-use erw_base::error::{Error, ErrorKind, Result};
+use erw_base::error::{Error, Result};
 use erw_fetch::FetchObserver;
 use erw_fetch::download::sha256;
 use erw_fetch::library::Library;
 use erw_fetch::registry::{self, RegistryEntry, is_sha256};
 use erw_ml::formats::is_part;
 use erw_ml::models::encoder::config::EncoderConfig;
-use erw_ml::models::sit::convention::Convention;
+use erw_ml::models::encoder::read_config;
 use erw_ml::models::vae::VaeConfig;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
 use erw_runner::kind::property::Fact;
-use serde::Deserialize;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use artifact::Artifact;
 pub use convert::{AdoptedDict, Converted, Network, Request, check_latents_stats, convert, statistics};
-pub use foresee::check_file;
 
-pub const KIND: StageKind =
-    StageKind { name: "weights", manifest: include_str!("../../../../stages/weights.toml"), check, facts, run };
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Params {
-    #[serde(rename = "as")]
-    artifact: Artifact,
-    name: Option<String>,
-    source: Option<PathBuf>,
-    preset: Option<String>,
-    config: Option<PathBuf>,
-    set: Option<String>,
-    convention: Option<Convention>,
-    sha256: Option<String>,
-    latents_stats: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Operation {
-    url: Option<String>,
-}
-
-impl Operation {
-    /// The error, with where another file comes from.
-    fn tell(&self, error: Error) -> Error {
-        match &self.url {
-            Some(url) if error.kind != ErrorKind::Suspended => error.hint(format!("the file comes from {url}")),
-            _ => error,
-        }
-    }
-}
-
-impl Params {
-    fn entry(&self) -> Result<Option<&'static RegistryEntry>> {
-        self.name.as_deref().map(registry::find).transpose().map(Option::flatten)
-    }
-
-    fn sum(&self) -> Option<String> {
-        self.sha256.as_ref().map(|sum| sum.to_ascii_lowercase())
-    }
-
-    fn network(&self) -> Result<Network> {
-        match (&self.preset, &self.config) {
-            (Some(_), Some(_)) => Err(Error::usage("give `preset` or `config`, not both")),
-            (Some(name), None) => self.artifact.check_preset(name).map(|()| Network::Preset(name.clone())),
-            (None, Some(path)) => Ok(Network::Config(path.clone())),
-            (None, None) => {
-                match self.entry()?.and_then(|e| e.preset.as_ref()) {
-                    Some(name) => Ok(Network::Preset(name.clone())),
-                    None if matches!(self.artifact, Artifact::Sit | Artifact::Stats) => Ok(Network::Shown),
-                    None => Err(Error::usage("give either `preset` or `config`")
-                        .hint("the weights do not determine the network")),
-                }
-            }
-        }
-    }
-}
+pub const KIND: StageKind = StageKind {
+    name: "weights",
+    manifest: include_str!("../../../../stages/weights.toml"),
+    check,
+    facts,
+    foresee: Some(foresee::check_file),
+    run,
+};
 
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<Operation>(operation)?;
@@ -248,43 +197,58 @@ impl FetchObserver for Waiting<'_> {
     }
 }
 
-/// The properties of a published network.
+/// The properties of a published network, or of one that a configuration describes.
 fn facts(params: &Values) -> Vec<Fact> {
     let entry = text(params, "name").and_then(|name| registry::find(name).ok().flatten());
     let named = text(params, "preset").map(|preset| (preset, &["preset"][..]));
     // A configuration given by the user overrides the registry.
-    let published = entry.and_then(|e| e.preset.as_deref()).filter(|_| text(params, "config").is_none());
-    let Some((preset, of)) = named.or_else(|| published.map(|preset| (preset, &["name"][..]))) else { return vec![] };
-    match text(params, "as") {
-        Some("encoder") => match EncoderConfig::named(preset) {
-            Some(config) => {
-                let pixels = config.pixels_per_token.map(|n| Fact::new("pixels_per_token", n, of));
-                let blocks = encoder_blocks(config.vit.depth as u64, config.vit.class_token, of);
-                std::iter::once(Fact::new("dim", config.vit.dim, of)).chain(pixels).chain(blocks).collect()
-            }
-            None => vec![],
-        },
-        Some("vae") => {
-            let config = Artifact::Vae.config(Some(preset), &Tensors::new()).ok();
-            match config.and_then(|config| serde_json::from_value::<VaeConfig>(config).ok()) {
-                Some(config) => {
-                    let by_channel = text(params, "latents_stats").is_some();
-                    vec![
-                        Fact::new("channels", config.latent_channels, of),
-                        Fact::new("downsampling", config.downsampling(), of),
-                        match by_channel {
-                            true => Fact::new("scaling", BY_CHANNEL, &["latents_stats"]),
-                            false => Fact::new("scaling", config.scaling_factor, of),
-                        },
-                    ]
-                }
-                None => vec![],
-            }
+    let config = text(params, "config").map(Path::new).filter(|_| named.is_none());
+    let published = entry.and_then(|e| e.preset.as_deref()).filter(|_| config.is_none());
+    let preset = named.or_else(|| published.map(|preset| (preset, &["name"][..])));
+    match (text(params, "as"), config, preset) {
+        (Some("encoder"), Some(path), _) => {
+            read_config(path).map_or(vec![], |config| encoder(params, &config, &["config"]))
         }
-        Some("sit") => {
+        (Some("encoder"), None, Some((preset, of))) => {
+            EncoderConfig::named(preset).map_or(vec![], |config| encoder(params, &config, of))
+        }
+        (Some("vae"), Some(path), _) => {
+            VaeConfig::read(path).map_or(vec![], |config| vae(params, &config, &["config"]))
+        }
+        (Some("vae"), None, Some((preset, of))) => {
+            let config = Artifact::Vae.config(Some(preset), &Tensors::new()).ok();
+            let config = config.and_then(|config| serde_json::from_value::<VaeConfig>(config).ok());
+            config.map_or(vec![], |config| vae(params, &config, of))
+        }
+        (Some("sit"), None, Some((preset, of))) => {
             let sizes = Values::from([("model".to_string(), json!(preset))]);
             network(&sizes).into_iter().map(|fact| Fact { of, ..fact }).collect()
         }
         _ => vec![],
     }
+}
+
+fn encoder(params: &Values, config: &EncoderConfig, of: &'static [&'static str]) -> Vec<Fact> {
+    let tokens = match config.pixels_per_token {
+        Some(n) => Fact::new("pixels_per_token", n, of),
+        // Images of every size are resized to this one.
+        None => Fact::new("grid", config.vit.image_size / config.vit.patch_size.max(1), of),
+    };
+    let blocks = encoder_blocks(config.vit.depth as u64, config.vit.class_token, of);
+    let origin = text(params, "name").map(|name| Fact::new("origin", name, &["name"]));
+    [Fact::new("dim", config.vit.dim, of), tokens].into_iter().chain(blocks).chain(origin).collect()
+}
+
+fn vae(params: &Values, config: &VaeConfig, of: &'static [&'static str]) -> Vec<Fact> {
+    let by_channel = text(params, "latents_stats").is_some();
+    let scaling = match (by_channel, &config.latents_mean) {
+        (true, _) => Fact::new("scaling", BY_CHANNEL, &["latents_stats"]),
+        (false, Some(_)) => Fact::new("scaling", BY_CHANNEL, of),
+        (false, None) => Fact::new("scaling", config.scaling_factor, of),
+    };
+    vec![
+        Fact::new("channels", config.latent_channels, of),
+        Fact::new("downsampling", config.downsampling(), of),
+        scaling,
+    ]
 }

@@ -22,6 +22,7 @@ pub const KIND: StageKind = StageKind {
     manifest: include_str!("../../../../stages/agreement.toml"),
     check,
     facts: no_facts,
+    foresee: None,
     run,
 };
 
