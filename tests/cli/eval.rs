@@ -272,6 +272,82 @@ fn too_few_images_are_an_error_before_anything_is_computed() {
     by_classifier(&space, &args).expect(0);
 }
 
+fn warnings(all: &Value) -> Vec<&str> {
+    all["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn a_set_compared_with_itself_has_a_warning() {
+    let space = space();
+    let same = "the samples and the reference are the same: how far a set is from itself says nothing about it";
+    write_npz(&space.path("a.npz"), &pixels(2, 24), SIZE, SIZE, &[0; 24]).unwrap();
+    for given in ["gen", "a.npz", "p.toml:images"] {
+        let all = object(by_classifier(&space, &["fd", given, given, "--json"]));
+        assert!(warnings(&all).contains(&same), "{given}: {all}");
+    }
+    let all = object(by_classifier(&space, &["fd", "gen", "ref", "--json"]));
+    assert!(!warnings(&all).contains(&same), "{all}");
+}
+
+/// Which of the images they are of cannot be chosen any more.
+#[test]
+fn a_limit_that_statistics_do_not_obey_is_told() {
+    let space = space();
+    by_classifier(&space, &["stats", "ref", "-o", "ref-stats.npz"]).expect(0);
+    let all = object(by_classifier(&space, &["fd", "gen", "ref-stats.npz", "--limit", "10", "--json"]));
+    assert_eq!((&all["samples"]["images"], &all["reference"]["images"]), (&10.into(), &30.into()));
+    let told = "`--limit` is about images: the statistics `ref-stats.npz` are of all";
+    assert!(warnings(&all).contains(&told), "{all}");
+    let all = object(by_classifier(&space, &["fd", "gen", "ref-stats.npz", "--json"]));
+    assert!(!warnings(&all).contains(&told), "{all}");
+}
+
+#[test]
+fn statistics_without_a_mean_are_neither_statistics_nor_images() {
+    let space = space();
+    let sigma = Tensor::eye(8, DType::F64, &CPU).unwrap();
+    let mu = Tensor::zeros(8, DType::F64, &CPU).unwrap();
+    let images = Tensor::from_vec(pixels(2, 24), (24, SIZE, SIZE, 3), &CPU).unwrap();
+    write_arrays(&space.path("sigma.npz"), &[("sigma", &sigma)]);
+    write_arrays(&space.path("part.npz"), &[("sigma", &sigma), ("mu_s", &mu), ("sigma_s", &sigma), ("arr_0", &images)]);
+    for (file, arrays) in [("sigma.npz", "`sigma`"), ("part.npz", "`arr_0`, `mu_s`, `sigma`, `sigma_s`")] {
+        let said = by_classifier(&space, &["fd", "gen", file]).expect(2);
+        let text = format!("error: `{file}` holds statistics, but no `mu`\nhint: its arrays are {arrays}");
+        assert_eq!(error(&space, &said), text);
+    }
+}
+
+/// Their number is what memory and time grow with.
+#[test]
+fn absurd_numbers_of_subsets_are_refused_at_once() {
+    let space = space();
+    for (name, value, range) in
+        [("--kid-subsets", "4294967295", "1..=100000"), ("--kid-subset-size", "4294967295", "2..=1000000")]
+    {
+        let said = by_classifier(&space, &["kid", "gen", "ref", name, value]).expect(2).stderr;
+        assert!(said.contains(&format!("{value} is not in {range}")), "{said}");
+    }
+    let fd = "\n[stages.fd]\nkind = \"fid\"\ninputs = { samples = \"images\", reference = \"images\", network = \
+              \"classifier\" }\n";
+    space.write("q.toml", &format!("{PIPELINE}{fd}"));
+    for (name, value) in [("kid_subsets", "1000000000000"), ("kid_subset_size", "1000000000000")] {
+        let said = space.erw(&["plan", "q.toml", "--set", &format!("fd.{name}={value}")]).expect(2).stderr;
+        assert!(said.contains(name) && said.contains(value), "{said}");
+    }
+}
+
+/// A classifier takes images at their own size.
+#[test]
+fn an_image_of_another_size_is_named() {
+    let space = space();
+    let odd = image::RgbImage::new(6, 9);
+    odd.save(space.path("gen/0020.png")).unwrap();
+    let said = by_classifier(&space, &["fd", "gen", "ref"]).expect(1);
+    let text = "0020.png: 9 x 6 pixels, but the network `classifier`, which takes images at their own size, was trained \
+                on 8 x 8";
+    assert!(error(&space, &said).contains(text), "{}", said.stderr);
+}
+
 /// FID of a set with itself is 0, and looks like a triumph.
 #[test]
 fn one_set_alone_gives_no_fid() {

@@ -3,8 +3,12 @@
 
 use crate::support::deadline::Deadline;
 use crate::support::disk::Frozen;
-use crate::support::space::{Said, Space, spoil};
+use crate::support::experiment::Experiment;
+use crate::support::python;
+use crate::support::space::{Said, Space, file_names, spoil};
+use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 const TWO: &str = r#"
 name = "two"
@@ -68,6 +72,24 @@ fn an_existing_folder_is_replaced_only_with_force() {
     let left =
         space.path(".").read_dir().unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".tmp"));
     assert_eq!(left.count(), 0);
+}
+
+/// `--force` is about folders: a file in the way is somebody's.
+#[test]
+fn a_file_is_never_replaced() {
+    let space = two();
+    space.write("mine.json", "precious");
+    std::os::unix::fs::symlink("mine.json", space.path("link")).unwrap();
+    for (args, to) in
+        [(&["-f"][..], "mine.json"), (&["--link", "-f"], "mine.json"), (&[], "mine.json"), (&["-f"], "link")]
+    {
+        let said = export(&space, &[&["first", to], args].concat()).expect(2).stderr;
+        assert_eq!(
+            said,
+            format!("error: `{to}` is not a folder\nhint: choose another folder; it is created if it does not exist\n")
+        );
+        assert_eq!(space.read("mine.json"), "precious");
+    }
 }
 
 #[test]
@@ -184,4 +206,72 @@ fn damage_in_a_read_only_cache_is_reported() {
     drop(frozen);
     assert_eq!(said.status, 4, "{}", said.stderr);
     assert!(said.stderr.contains("` is damaged"), "{}", said.stderr);
+}
+
+/// A pipeline in a folder of its own, whose first sampling stage draws like this.
+fn sampled(sampler: &str) -> String {
+    format!(
+        r#"
+extends = "../small.toml"
+name = "sampled"
+
+[stages.train]
+params = {{ steps = 60, lr = 1e-2, ema_decay = 0.9, snapshots = [20] }}
+
+[stages.sample]
+inputs = {{ sit = "train", vae = "vae", guide = "train" }}
+params = {{ count = 6, cfg_scale = 2.0, guide_weights = "ema@20", {sampler} }}
+"#
+    )
+}
+
+/// Sampler, tolerances, shift and guiding network: what is not carried over is drawn differently
+/// without a word.
+#[test]
+fn a_call_without_settings_draws_as_the_stage_does() {
+    let space = Experiment::new();
+    let python = python::python();
+    let cases = [
+        (
+            "sampler = \"ode-dopri5\", atol = 1e-4, rtol = 1e-2, guidance_low = 0.0, guidance_high = 1.0",
+            json!({"sampler": "ode-dopri5", "steps": 4, "atol": 1e-4, "rtol": 1e-2, "cfg_scale": 2.0,
+                "guidance_low": 0.0, "guidance_high": 1.0}),
+            "ode-dopri5, atol 0.0001, rtol 0.01, guidance 2 by `ema@20` of `train` in t 0 to 1",
+        ),
+        (
+            "sampler = \"ode-euler\", steps = 5, time_shift = 3.0",
+            json!({"sampler": "ode-euler", "steps": 5, "time_shift": 3.0, "cfg_scale": 2.0, "guidance_low": 0.1,
+                "guidance_high": 0.9}),
+            "ode-euler, 5 steps, shift 3, guidance 2 by `ema@20` of `train` in t 0.1 to 0.9",
+        ),
+    ];
+    for (sampler, defaults, told) in cases {
+        space.write("runs/p.toml", &sampled(sampler));
+        space.erw(&["run", "runs/p.toml", "sample", "--plain"]).expect(0);
+        let said = space.erw(&["export", "runs/p.toml", "train", "out", "-f", "--as", "diffusers"]).expect(0).stdout;
+        let guided = "out: weights `ema` of `train`, guided by `ema@20` of `train`, with the autoencoder of `vae`, for \
+                      diffusers\n";
+        assert_eq!(said, guided);
+        let all = ["README.md", "erw_pipeline.py", "guide", "model_index.json", "pipeline", "transformer", "vae"];
+        assert_eq!(file_names(&space.path("out")), all);
+        // The pipeline's files as they lie, though one is above another.
+        assert_eq!(file_names(&space.path("out/pipeline")), ["digits.toml", "runs", "small.toml"]);
+        assert_eq!(file_names(&space.path("out/pipeline/runs")), ["p.lock", "p.toml"]);
+        assert_eq!(file_names(&space.path("out/guide")), file_names(&space.path("out/transformer")));
+        let index: Value = serde_json::from_str(&space.read("out/model_index.json")).unwrap();
+        assert_eq!((&index["sampling"], &index["guide"]), (&defaults, &json!(["erw_sit", "SiT"])));
+        let card = space.read("out/README.md");
+        assert!(card.contains(&format!("unless they say otherwise: {told}. Guidance leads away from")), "{card}");
+
+        let Some(python) = &python else { continue };
+        space.erw(&["export", "runs/p.toml", "sample", "drawn", "-f"]).expect(0);
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/check_diffusers.py");
+        let said = python::run(&space, python, &program, &["out", "-", "drawn"]).expect(0).stdout;
+        let said: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        for how in ["by_default", "pictures"] {
+            assert!(said[how]["drawn"].as_u64().unwrap() <= 1, "{how}: {said}");
+        }
+        assert!(said["spread"].as_f64().unwrap() > 10.0 && said["half"] == true, "{said}");
+        assert_eq!(said["defaults"][4], "time_shift is a setting of ode-euler and ode-heun, not of sde");
+    }
 }

@@ -252,6 +252,69 @@ fn ambiguous_sets_are_listed_and_can_be_chosen() {
     assert!(said.stderr.contains("`ema.shadow_params`"), "{}", said.stderr);
 }
 
+/// An average of some of the tensors is no copy, and to take the model in its place must be chosen.
+#[test]
+fn an_incomplete_average_is_refused_with_what_it_lacks() {
+    let import = Import::new();
+    let (model, ema) = (filled(1.0), filled(2.0));
+    let part: Dict = ema.iter().filter(|(name, _)| name.starts_with("t_embedder.")).cloned().collect();
+    let tensors = model.len() - 1;
+    let lacks = format!(
+        "(averaged, only {} of the {tensors} trained tensors of `model`: it lacks `x_embedder.proj.weight`, \
+         `x_embedder.proj.bias`, `y_embedder.embedding_table.weight` and {} more)",
+        part.len(),
+        tensors - part.len() - 3
+    );
+    let in_one = dict(named("model.", &model).into_iter().chain(named("ema.module.", &part)));
+    for (name, value) in [
+        ("ema", dict([("model", plain(&model)), ("ema", plain(&part))])),
+        ("model_ema", dict([("model", plain(&model)), ("model_ema", dict(named("module.", &part)))])),
+        ("ema", in_one),
+    ] {
+        let said = import.pickled(&value, &[]).expect(2).stderr;
+        assert!(said.contains("`f.pt` holds an average that cannot be read as a copy of this network"), "{said}");
+        assert!(said.replace("\n       ", " ").contains(&format!("`{name}` {lacks}")), "{said}");
+        assert!(said.contains("`set = \"model\"`") && !import.space.path("out").exists(), "{said}");
+        import.pickled(&value, &["--set", "model"]).expect(0);
+        assert_eq!((import.holds("ema"), import.holds("model")), (1.0, 1.0));
+    }
+    // One that is found and lacks others is named.
+    let most: Dict = ema.iter().filter(|(name, _)| name != "final_layer.linear.bias").cloned().collect();
+    let said = import.pickled(&dict([("model", plain(&model)), ("ema", plain(&most))]), &[]).expect(1).stderr;
+    assert!(said.contains("`ema` in `f.pt` does not fit") && said.contains("final_layer.linear.bias"), "{said}");
+    // The plan knows, too.
+    import.pickled(&dict([("model", plain(&model)), ("ema", plain(&part))]), &[]).expect(2);
+    import.space.write("p.toml", &stage("source = \"f.pt\""));
+    let said = import.space.erw(&["plan", "p.toml"]).expect(2).stderr;
+    assert!(said.contains("holds an average that cannot be read"), "{said}");
+    // Numbers of other shapes under the names of the model are no average of it.
+    let norms: Dict =
+        part.iter().map(|(name, _)| (name.clone(), Tensor::zeros(1, DType::F32, &CPU).unwrap())).collect();
+    let value = dict([("model", plain(&model)), ("ema_of_norms", plain(&norms))]);
+    assert!(import.pickled(&value, &[]).expect(0).stdout.contains("NO AVERAGE in the file"));
+}
+
+#[test]
+fn a_set_of_a_file_without_sets_is_refused_with_what_to_do() {
+    let import = Import::new();
+    let said = import.pickled(&plain(&filled(1.0)), &["--set", "ema"]).expect(2).stderr;
+    let text =
+        "error: the file has no `set` called `ema`\nhint: it holds one dictionary without a name: leave `set` out\n";
+    assert_eq!(said, text);
+}
+
+/// Tables of rotary positions are known by their names: the plan need not wait for the run.
+#[test]
+fn tables_of_an_option_that_is_off_are_refused_by_the_plan() {
+    let import = Import::new();
+    let table = |name: &str| (format!("feat_rope.{name}"), Tensor::zeros((4, 8), DType::F32, &CPU).unwrap());
+    let all: Tensors = filled(1.0).into_iter().chain(["freqs_cos", "freqs_sin"].map(table)).collect();
+    params::save(&all, &import.space.path("f.safetensors")).unwrap();
+    import.space.write("p.toml", &stage("source = \"f.safetensors\""));
+    let said = import.space.erw(&["plan", "p.toml"]).expect(2).stderr;
+    assert!(said.contains("feat_rope.freqs_cos"), "{said}");
+}
+
 #[test]
 fn a_file_without_an_average_is_reported() {
     let import = Import::new();

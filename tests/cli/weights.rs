@@ -12,10 +12,11 @@ use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::nn::params;
-use erw::ml::nn::params::{Frozen, Tensors};
+use erw::ml::nn::params::{Frozen, ParamSet, Tensors};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 const CPU: Device = Device::Cpu;
@@ -112,6 +113,93 @@ fn a_released_checkpoint_is_imported_and_exported() {
     assert_same(&file.tensors("").unwrap(), &twin("model"));
     let said = erw(&space, &["weights", "export", "sit", "--out", "release.bin"]).expect(2);
     assert!(said.stderr.contains("neither in .safetensors nor in .pt"), "{}", said.stderr);
+}
+
+/// A folder of a SiT with these sets of weights, all different.
+fn sit(space: &Space, config: &SiTConfig, sets: &[&str]) {
+    fs::create_dir_all(space.path("sit")).unwrap();
+    space.write("sit/config.json", &serde_json::to_string(config).unwrap());
+    for (seed, set) in sets.iter().enumerate() {
+        let (params, vb) = ParamSet::init(seed as u64, DType::F32, &CPU);
+        SiT::new(config, vb).unwrap();
+        params::save(&params.tensors(), &space.path(&format!("sit/{set}.safetensors"))).unwrap();
+    }
+}
+
+/// The published code builds only some of the networks that have its names.
+#[test]
+fn an_export_says_what_loads_it() {
+    let plain = SiTConfig { z_dims: vec![6], projector_dim: 8, rope: false, ..checkpoint_config() };
+    let published = "the published PyTorch code loads them with `load_state_dict` into ";
+    let other = |has: &str| {
+        format!(
+            "`load_state_dict` needs a model of 2 blocks of width 16, that has {has}; the code of REPA and ERW builds \
+             none like it"
+        )
+    };
+    let cases = [
+        (plain.clone(), format!("{published}a model of 2 blocks of width 16")),
+        (
+            SiTConfig { rope: true, qk_norm: true, ..plain.clone() },
+            format!("{published}a model of 2 blocks of width 16, built with --use_rope --qk-norm"),
+        ),
+        (
+            SiTConfig { mlp: MlpKind::SwiGlu, norm: NormKind::Rms, ..plain.clone() },
+            other("gated MLPs (SwiGLU), RMSNorm"),
+        ),
+        (SiTConfig { projector: ProjectorKind::Conv3, ..plain.clone() }, other("iREPA's projector, a convolution")),
+        (
+            SiTConfig { z_dims: vec![6, 6], encoder_depth: vec![1, 2], ..plain.clone() },
+            other("projectors at several blocks"),
+        ),
+        (SiTConfig { z_dims: vec![], self_alignment: Some(1), ..plain.clone() }, other("SRA's head (`ap_head`)")),
+        (SiTConfig { class_token: Some(6), ..plain }, other("REG's class token")),
+    ];
+    for (config, told) in cases {
+        let space = Space::of(&[]);
+        sit(&space, &config, &["ema"]);
+        let said = erw(&space, &["weights", "export", "sit", "--out", "out.pt"]).expect(0).stdout;
+        assert_eq!(said.lines().last(), Some(told.as_str()));
+    }
+}
+
+#[test]
+fn every_set_of_weights_can_be_exported_but_one_at_a_time() {
+    let space = Space::of(&[]);
+    let sets = ["ema", "model", "ema-0.99", "ema@20"];
+    sit(&space, &checkpoint_config(), &sets);
+    let export =
+        |args: &[&str]| erw(&space, &[&["weights", "export", "sit", "--out", "out.safetensors"], args].concat());
+    for set in sets {
+        let said = export(&["--set", set]).expect(0).stdout;
+        assert!(said.contains(&format!(" tensors of `{set}` written to ")), "{said}");
+        let [out, own] = ["out", &format!("sit/{set}")].map(|file| load(&space.path(&format!("{file}.safetensors"))));
+        let name = "x_embedder.proj.weight";
+        assert_eq!(numbers(&out[name]), numbers(&own[name]), "{set}");
+    }
+    let said = export(&["--set", "ema-0.9"]).expect(2).stderr;
+    let text = "error: `sit` has no weights `ema-0.9`\nhint: there are `ema`, `ema-0.99`, `ema@20`, `model`\n";
+    assert_eq!(said, text);
+    let said = export(&["--set", "ema", "--set", "model"]).expect(2).stderr;
+    let text = "error: `--set ema` and `--set model` are both given\n\
+                hint: an export holds one set of weights: call it once for each\n";
+    assert_eq!(said, text);
+    let said = export(&["--set", "emma"]).expect(2).stderr;
+    assert!(said.contains("expected ema, model, ema-DECAY, ema@STEP, or NAME=VALUE"), "{said}");
+}
+
+/// Whoever may read one may read the other.
+#[test]
+fn exported_files_of_both_kinds_have_one_mode() {
+    let space = Space::of(&[]);
+    sit(&space, &checkpoint_config(), &["ema"]);
+    let mode = |file: &str| {
+        erw(&space, &["weights", "export", "sit", "--out", file]).expect(0);
+        fs::metadata(space.path(file)).unwrap().permissions().mode() & 0o777
+    };
+    space.write("other", "");
+    let other = fs::metadata(space.path("other")).unwrap().permissions().mode() & 0o777;
+    assert_eq!([mode("out.safetensors"), mode("out.pt")], [other, other]);
 }
 
 /// As REPA's file, which lacks the tables of the rotary embedding; as saved by a wrapped model; in

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use erw_base::error::{Error, Result};
 use erw_ml::evaluation::metric::Metric;
+use erw_ml::metrics::kid::Subsets;
 use erw_ml::models::feature_network::mode::Mode;
 use erw_runner::exec::resources::Limits;
 use erw_stages::OTHER_NETWORKS;
@@ -112,10 +113,10 @@ struct Settings {
     #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     k: Option<u32>,
     /// Number of subsets over which KID is averaged [default: 100]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Subsets::MOST)))]
     kid_subsets: Option<u32>,
     /// Number of images in each subset of KID [default: 1000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=i64::from(Subsets::LARGEST)))]
     kid_subset_size: Option<u32>,
     /// Batch size; results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -343,6 +344,9 @@ fn measure(
             note.confirm(side.said, &detail)?;
         }
     }
+    let limited = sides.iter().filter(|side| settings.limit.is_some() && side.given.is_statistics());
+    let limited = limited.map(|side| format!("`--limit` is about images: the statistics `{}` are of all", side.said));
+    let told = limited.chain(told).collect();
     print(&answer::of_images(&ran, &detail, &said, told, settings.how.json)?)
 }
 

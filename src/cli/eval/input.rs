@@ -6,7 +6,7 @@ use super::workspace::Workspace;
 use crate::cli::common::pipeline_args::{PipelineArgs, stage_and_output};
 use erw_base::error::{Error, Result};
 use erw_ml::formats::Npz;
-use erw_ml::metrics::gaussian::{POOLED, SPATIAL, STATS_FILE};
+use erw_ml::metrics::gaussian::{self, POOLED, SPATIAL, STATS_FILE};
 use erw_runner::cache::action_cache;
 use erw_runner::cache::store::Store;
 use erw_runner::journal::lineage::find;
@@ -124,6 +124,10 @@ fn npz(path: &Path) -> Result<EvalInput> {
     if POOLED.iter().all(|name| has(name)) {
         let holds = Holds { spatial: SPATIAL.iter().all(|name| has(name)), images: has(ARRAY) };
         return Ok(EvalInput::Statistics(path.to_path_buf(), holds));
+    }
+    if let Some(missing) = gaussian::lacking(&names) {
+        let error = Error::usage(format!("`{}` holds statistics, but no `{missing}`", path.display()));
+        return Err(error.hint(format!("its arrays are {}", ticked(&names))));
     }
     // An array of another name is taken only if it is the only one.
     if has(ARRAY) || names.len() == 1 {

@@ -10,7 +10,7 @@ use super::common::print;
 use super::common::remote_args::{RemoteArgs, warn};
 use crate::report::text::{bytes, count};
 use diffusers::Handover;
-use erw_base::error::Result;
+use erw_base::error::{Error, Result};
 use erw_runner::cache::Cache;
 use erw_runner::cache::export::{ExportMode, Item, check_target, copy, publish};
 use erw_runner::kind::Registry;
@@ -60,6 +60,11 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let (id, output) = stage_and_output(&pipeline, &args.what)?;
     let store = args.remote.cache(cache)?;
     check_target(&store, &pipeline.file, dir)?;
+    // `--force` replaces folders; a file of this name is not what is meant.
+    if std::fs::symlink_metadata(dir).is_ok() && !dir.is_dir() {
+        let error = Error::usage(format!("`{}` is not a folder", dir.display()));
+        return Err(error.hint("choose another folder; it is created if it does not exist"));
+    }
     let done = match args.form {
         None => artifacts(args, &pipeline, &store, (id, output), dir),
         Some(Form::Diffusers) => {

@@ -7,16 +7,17 @@ use crate::report::table::near;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::formats::torch_write;
+use erw_ml::models::projector::ProjectorKind;
 use erw_ml::models::sit::convention::Convention;
-use erw_ml::models::sit::{SiTConfig, release};
+use erw_ml::models::sit::{MlpKind, NormKind, SiTConfig, release};
 use erw_ml::nn::params::{self, Tensors};
 use erw_ml::train::saved_weights;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;
 use erw_runner::plan::{CacheChecker, Verdict, plan};
-use erw_stages::CONFIG_FILE;
 use erw_stages::data::weights::{AdoptedDict, Artifact, Converted, Network, Request, convert, statistics};
+use erw_stages::{CONFIG_FILE, ema_files};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -64,8 +65,8 @@ pub struct ExportArgs {
     pub from: PathBuf,
     /// Stage of the pipeline that made the SiT
     pub stage: Option<String>,
-    /// Weights to export: `ema` (the average, default) or `model`; NAME=VALUE overrides a value of
-    /// the pipeline
+    /// Weights to export: `ema` (the average, default), `model`, or another average or snapshot of
+    /// the training, such as `ema-0.999` or `ema@1000`; NAME=VALUE overrides a value of the pipeline
     #[arg(long, value_name = "ema|model|NAME=VALUE", value_parser = weights_or_value)]
     set: Vec<String>,
     /// Add a sweep axis, or replace the one of this name
@@ -78,17 +79,22 @@ pub struct ExportArgs {
 
 /// Parses `--set` of an export.
 fn weights_or_value(text: &str) -> Result<String, String> {
-    match text {
-        release::EMA | release::MODEL => Ok(text.into()),
-        _ if text.contains('=') => Ok(text.into()),
-        _ => Err(format!("expected {}, {}, or NAME=VALUE for a value of the pipeline", release::EMA, release::MODEL)),
+    match text.contains('=') || ema_files::check("--set", text).is_ok() {
+        true => Ok(text.into()),
+        false => Err("expected ema, model, ema-DECAY, ema@STEP, or NAME=VALUE for a value of the pipeline".into()),
     }
 }
 
 impl ExportArgs {
     /// Which weights to export.
-    fn weights(&self) -> &str {
-        self.set.iter().rfind(|text| !text.contains('=')).map_or(release::EMA, String::as_str)
+    fn weights(&self) -> Result<&str> {
+        let mut names = self.set.iter().filter(|text| !text.contains('=')).map(String::as_str);
+        let name = names.next().unwrap_or(release::EMA);
+        match names.find(|other| *other != name) {
+            Some(other) => Err(Error::usage(format!("`--set {name}` and `--set {other}` are both given"))
+                .hint("an export holds one set of weights: call it once for each")),
+            None => Ok(name),
+        }
     }
 
     fn values(&self) -> SetArgs {
@@ -223,14 +229,20 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
         return Err(Error::usage(format!("`{}` ends neither in .safetensors nor in .pt", args.out.display()))
             .hint("the extension selects the format"));
     }
+    let weights = args.weights()?;
     let from_dir = |dir: &Path| -> Result<(SiTConfig, Tensors)> {
-        let tensors = params::load(&dir.join(format!("{}.safetensors", args.weights())), &Device::Cpu)?;
-        Ok((read_config(dir)?, tensors))
+        let config = read_config(dir)?;
+        let file = dir.join(format!("{weights}.safetensors"));
+        if !file.exists() {
+            let error = Error::usage(format!("`{}` has no weights `{weights}`", near(dir)));
+            return Err(error.hint(format!("there are {}", ema_files::there(dir)?.join(", "))));
+        }
+        Ok((config, params::load(&file, &Device::Cpu)?))
     };
     let (config, tensors) = match &args.stage {
         Some(stage) => from_dir(&made_by(&args.values().on(&args.from), stage, cache, registry)?)?,
         None if args.from.is_dir() => from_dir(&args.from)?,
-        None if args.from.extension().is_some_and(|e| e == "safetensors") => of_checkpoint(&args.from, args.weights())?,
+        None if args.from.extension().is_some_and(|e| e == "safetensors") => of_checkpoint(&args.from, weights)?,
         None => {
             return Err(Error::usage(format!(
                 "`{}` is neither a folder of weights nor a checkpoint",
@@ -244,18 +256,34 @@ pub fn export(args: &ExportArgs, cache: &Path, registry: Registry) -> Result<()>
         "safetensors" => params::save(&dict, &args.out)?,
         _ => torch_write::save(&args.out, &[("", &dict)])?,
     }
+    let written = format!("{} tensors of `{weights}` written to {}\n", dict.len(), near(&args.out));
+    print(&(written + &loaded_by(&config)))
+}
+
+/// Into which model the published code loads the weights, if it has one.
+fn loaded_by(config: &SiTConfig) -> String {
     let switches = [(config.rope, "--use_rope"), (config.qk_norm, "--qk-norm")];
     let switches: String = switches.iter().filter(|(on, _)| *on).map(|(_, name)| format!(" {name}")).collect();
+    let switches = if switches.is_empty() { switches } else { format!(", built with{switches}") };
     let of = if config.warmup_depth.is_some() { "the warmup" } else { "a model" };
-    let (blocks, width) = (config.blocks(), config.hidden);
-    print(&format!(
-        "{} tensors of `{}` written to {}\nthe published PyTorch code loads them with `load_state_dict` into {of} of \
-         {blocks} blocks of width {width}{}\n",
-        dict.len(),
-        args.weights(),
-        near(&args.out),
-        if switches.is_empty() { String::new() } else { format!(", built with{switches}") },
-    ))
+    let model = format!("{of} of {} blocks of width {}{switches}", config.blocks(), config.hidden);
+    let is_aligned = !config.z_dims.is_empty();
+    let further = [
+        (config.mlp == MlpKind::SwiGlu, "gated MLPs (SwiGLU)"),
+        (config.norm == NormKind::Rms, "RMSNorm"),
+        (is_aligned && config.projector == ProjectorKind::Conv3, "iREPA's projector, a convolution"),
+        (is_aligned && config.encoder_depth.len() > 1, "projectors at several blocks"),
+        (config.self_alignment.is_some(), "SRA's head (`ap_head`)"),
+        (config.class_token.is_some(), "REG's class token"),
+    ];
+    let further: Vec<&str> = further.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+    match further.as_slice() {
+        [] => format!("the published PyTorch code loads them with `load_state_dict` into {model}\n"),
+        all => format!(
+            "`load_state_dict` needs {model}, that has {}; the code of REPA and ERW builds none like it\n",
+            all.join(", ")
+        ),
+    }
 }
 
 fn read_config(dir: &Path) -> Result<SiTConfig> {
@@ -268,6 +296,10 @@ fn read_config(dir: &Path) -> Result<SiTConfig> {
 /// The weights in a checkpoint of a running or failed training. The network's configuration is
 /// beside it.
 fn of_checkpoint(file: &Path, set: &str) -> Result<(SiTConfig, Tensors)> {
+    if ![release::EMA, release::MODEL].contains(&set) {
+        let error = Error::usage(format!("no weights `{set}` in the checkpoint `{}`", file.display()));
+        return Err(error.hint("a checkpoint gives `ema` and `model`, the stage all others once it is done"));
+    }
     let saved = saved_weights(file)?;
     let config = read_config(file.parent().unwrap_or(Path::new("."))).map_err(|e| {
         e.hint(

@@ -180,6 +180,7 @@ impl Pass<'_> {
     ) -> Result<Batch> {
         let mut rows = Batch::default();
         for group in &groups {
+            self.check_size(pictures, range.start, group)?;
             let Outputs { pool, spatial, logits } = self.network.outputs(&group.images.to_device(self.device)?)?;
             rows.pool.put(&pool, &group.places)?;
             rows.spatial.put_some(outputs.wanted.spatial, spatial, &group.places)?;
@@ -192,12 +193,28 @@ impl Pass<'_> {
         Ok(rows)
     }
 
+    /// Refuses images of another size than those that the network was trained on, if it takes images
+    /// at their own. The group is of a batch that starts with image `first`.
+    fn check_size(&self, pictures: &ImageSource, first: u64, group: &Group) -> Result<()> {
+        let (_, _, height, width) = group.images.dims4()?;
+        match (self.network.size().filter(|trained| *trained != (height, width)), group.places.first()) {
+            (Some((h, w)), Some(place)) => bail!(
+                "{}: {height} x {width} pixels, but the network `{}`, which takes images at their own size, was \
+                 trained on {h} x {w}",
+                pictures.place(first + *place as u64),
+                self.network.name()
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// The row lengths of the wanted outputs. Runs the network on the first image to learn them, and
     /// whether the network has these outputs.
     fn outputs(&self, pictures: &ImageSource, wanted: ExtraOutputs) -> Result<RowLengths> {
         let mut first = None;
-        for Group { images, .. } in pictures.groups(0..1)? {
-            first = Some(self.network.outputs(&images.to_device(self.device)?)?);
+        for group in pictures.groups(0..1)? {
+            self.check_size(pictures, 0, &group)?;
+            first = Some(self.network.outputs(&group.images.to_device(self.device)?)?);
         }
         let Some(first) = first else { bail!("the image set is empty") };
         let outputs = [

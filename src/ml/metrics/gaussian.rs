@@ -18,6 +18,13 @@ pub const POOLED: [&str; 2] = ["mu", "sigma"];
 /// The same for the spatial features that sFID compares.
 pub const SPATIAL: [&str; 2] = ["mu_s", "sigma_s"];
 
+/// The array of pooled statistics that a file lacks, if others in it are of statistics.
+pub fn lacking(arrays: &[String]) -> Option<&'static str> {
+    let has = |name: &&str| arrays.iter().any(|array| array == name);
+    let is_of_statistics = POOLED.iter().chain(&SPATIAL).any(has);
+    POOLED.into_iter().find(|name| is_of_statistics && !has(name))
+}
+
 /// Tolerated difference of mirrored entries of a covariance, relative to its largest entry: files
 /// may hold f32 sums.
 const ASYMMETRY: f64 = 1e-5;

@@ -22,9 +22,17 @@ pub struct Subsets {
 }
 
 impl Subsets {
+    /// The largest number of subsets: of as many the mean no longer moves.
+    pub const MOST: u32 = 100_000;
+    /// The largest number of samples in each.
+    pub const LARGEST: u32 = 1_000_000;
     /// The subsets of torch-fidelity: 100 of 1000 samples, seed 2020.
     pub const TORCH_FIDELITY: Self = Self { count: 100, size: 1000, seed: 2020 };
 }
+
+/// Pairs of subsets that are drawn at once, for all threads: however many there are, they fit in
+/// memory.
+const AT_ONCE: usize = 64;
 
 /// KID over subsets.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,9 +58,13 @@ pub fn kid(samples: &Tensor, reference: &Tensor, subsets: &Subsets) -> Result<Ki
         bail!("KID needs at least 1 subset of 2 samples, got {count} of {size}");
     }
     let mut random = RandomState::new(seed);
-    let drawn: Vec<_> =
-        (0..count).map(|_| (random.choice(a.len() as u32, size), random.choice(b.len() as u32, size))).collect();
-    let values: Vec<f64> = drawn.par_iter().map(|(i, j)| unbiased(&a.select(i), &b.select(j))).collect();
+    let mut values: Vec<f64> = vec![];
+    while values.len() < count {
+        let next = (count - values.len()).min(AT_ONCE);
+        let drawn: Vec<_> =
+            (0..next).map(|_| (random.choice(a.len() as u32, size), random.choice(b.len() as u32, size))).collect();
+        values.par_extend(drawn.par_iter().map(|(i, j)| unbiased(&a.select(i), &b.select(j))));
+    }
     let mean = values.iter().sum::<f64>() / count as f64;
     let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count as f64;
     Ok(Kid { mean, std: variance.sqrt() })

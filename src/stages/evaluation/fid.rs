@@ -28,8 +28,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-pub const KIND: StageKind =
-    StageKind { name: "fid", manifest: include_str!("../../../stages/fid.toml"), check, facts: no_facts, run };
+pub const KIND: StageKind = StageKind {
+    name: "fid",
+    manifest: include_str!("../../../stages/fid.toml"),
+    check,
+    facts: no_facts,
+    foresee: None,
+    run,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 //! stores features of single images and the Inception Score, so that a `fid` stage can compute
 //! every metric from the artifact without the images.
 
-use super::images::open_images::{self, caution, check_size, unlike};
+use super::images::open_images::{self, caution, check_size};
 use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
 use super::images::warnings::lacking;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
@@ -27,8 +27,14 @@ use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-pub const KIND: StageKind =
-    StageKind { name: "stats", manifest: include_str!("../../../stages/stats.toml"), check, facts: no_facts, run };
+pub const KIND: StageKind = StageKind {
+    name: "stats",
+    manifest: include_str!("../../../stages/stats.toml"),
+    check,
+    facts: no_facts,
+    foresee: None,
+    run,
+};
 
 const IMAGES: &str = "images";
 
@@ -57,7 +63,7 @@ fn check(params: &Values, operation: &Values, inputs: &[&str]) -> Result<()> {
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
-    let mut origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
+    let origin = Origin::open(attempt, p.source.as_deref(), p.limit)?;
     let left_out = origin.pictures.left_out().clone();
     if !left_out.is_empty() {
         attempt.log(&format!("left out: {left_out}"));
@@ -65,16 +71,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
     let dir = attempt.input("network")?;
     let network = open_feature_network(dir, p.mode, &device)?;
-    match p.source {
-        None => check_size(&origin.pictures, network.size()).map_err(|e| e.within("input `images`"))?,
-        // The size of a user's images is unknown until they are read, so only the first is checked.
-        Some(_) if network.size().is_some() => {
-            let (_, size) = origin.pictures.bytes(0)?;
-            let other = network.size().filter(|trained| *trained != size);
-            origin.caution = origin.caution.or(other.map(|trained| unlike(size, trained)));
-        }
-        Some(_) => {}
-    }
+    // The sizes of files are known when they are read: the pass checks each.
+    let place = p.source.map_or_else(|| "input `images`".into(), |source| source.display().to_string());
+    check_size(&origin.pictures, network.size()).map_err(|e| e.within(&place))?;
     origin.caution.iter().for_each(|text| attempt.log(text));
     let seen = Extractor::by(&*network, dir)?;
     let inception = seen.is_inception();

@@ -139,6 +139,38 @@ fn statistics_without_a_note_count_as_inception_if_their_width_fits() {
     assert_eq!(fid(&bench, &made, &b, json!({"metrics": ["fid", "sfid"]})).unwrap()["metric"], "fid");
 }
 
+/// Of 2,048 features they are called FID, and whose they are nobody knows either.
+#[test]
+fn published_statistics_of_both_sides_have_a_warning() {
+    let bench = Bench::new();
+    let publish = |name: &str, dim: usize, mean: f64| {
+        let dir = bench.path(&format!("{name}-{dim}"));
+        fs::create_dir_all(&dir).unwrap();
+        let mut npz = NpzFile::create(&dir.join("stats.npz")).unwrap();
+        npz.numbers("mu", &[dim], vec![mean; dim]).unwrap();
+        let sigma = (0..dim * dim).map(|i| f64::from(u8::from(i % (dim + 1) == 0)));
+        npz.numbers("sigma", &[dim, dim], sigma).unwrap();
+        npz.finish().unwrap();
+        dir
+    };
+    let unknown = json!([
+        "the samples do not say of which network they are; only the number of features was compared",
+        "the reference does not say of which network it is; only the number of features was compared",
+    ]);
+    for (dim, metric) in [(128, "fd"), (2048, "fid")] {
+        let found = fid(&bench, &publish("a", dim, 0.0), &publish("b", dim, 0.1), json!({})).unwrap();
+        assert_eq!((&found["metric"], &found["warnings"]), (&json!(metric), &unknown));
+    }
+    // Either side may be the one that does not say.
+    let made = of_inception(&bench, "made", json!({"mode": "pytorch-fid"}));
+    let (theirs, ours) =
+        (publish("c", 6, 0.0), "do not say how their images were prepared: if they are not of pytorch-fid");
+    let found = fid(&bench, &theirs, &made, json!({})).unwrap();
+    assert!(found["warnings"][0].as_str().unwrap().starts_with(&format!("the samples {ours}")), "{found}");
+    let found = fid(&bench, &made, &theirs, json!({})).unwrap();
+    assert!(found["warnings"][0].as_str().unwrap().starts_with("the reference does not say how its images"), "{found}");
+}
+
 /// As the files of the ADM suite are used: moments as they stand, the images for all that looks at
 /// single ones.
 #[test]

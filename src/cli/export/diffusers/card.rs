@@ -18,6 +18,9 @@ pub const DIFFUSERS: &str = "0.42.1";
 /// The task of Hugging Face's list that fits best; it has none with classes.
 const TASK: &str = "unconditional-image-generation";
 
+/// Results that say where or of what a number is, and how good nothing is.
+const NOT_METRICS: [&str; 2] = ["block", "images"];
+
 /// A measured number.
 struct Result {
     metric: String,
@@ -51,7 +54,8 @@ fn results(handover: &Handover<'_>, measured: &Measured, record: &Record) -> Vec
         None => format!("`{stage}`"),
     };
     let finite = record.results.iter().filter_map(|r| Some((&r.name, r.value.filter(|v| v.is_finite())?)));
-    finite.map(|(metric, value)| Result { metric: metric.clone(), value, of: of.clone() }).collect()
+    let metrics = finite.filter(|(name, _)| !NOT_METRICS.contains(&name.as_str()));
+    metrics.map(|(metric, value)| Result { metric: metric.clone(), value, of: of.clone() }).collect()
 }
 
 /// A text as YAML, which JSON is.
@@ -105,7 +109,7 @@ fn plain(text: &str) -> String {
 }
 
 fn what(handover: &Handover<'_>, parameters: usize) -> String {
-    let c = &handover.config;
+    let c = &handover.sit.config;
     let options = [
         (c.rope, "rotary positions"),
         (c.qk_norm, "normalised queries and keys"),
@@ -142,7 +146,7 @@ fn thousands(n: usize) -> String {
 }
 
 fn usage(handover: &Handover<'_>) -> String {
-    let guidance = match handover.config.class_dropout > 0.0 {
+    let guidance = match handover.sit.config.class_dropout > 0.0 || handover.guide.is_some() {
         true => ", guidance_scale=1.5, guidance_interval=(0.1, 0.9)",
         false => "",
     };
@@ -154,14 +158,21 @@ fn usage(handover: &Handover<'_>) -> String {
         }
         None => "Calls use the stochastic sampler with 250 steps and no guidance unless they say otherwise.".into(),
     };
+    let null = match handover.sit.config.class_dropout > 0.0 {
+        true => "; after `pipe.guide = None` it leads away from the null class",
+        false => "",
+    };
+    let guide = handover.guide_name();
+    let guide = guide.map(|guide| format!(" Guidance leads away from the network in `guide/`, weights {guide}{null}."));
+    let guide = guide.unwrap_or_default();
     format!(
         "## Use\n\nWith torch, diffusers (tried with {DIFFUSERS}) and this folder, offline; the code that it carries \
          is plain torch.\n\n```python\nimport torch\nfrom diffusers import DiffusionPipeline\n\npipe = \
          DiffusionPipeline.from_pretrained(\"THIS FOLDER\", trust_remote_code=True)\nimages = pipe([{label}], \
          generator=torch.manual_seed(0)).images\nimages = pipe([{label}], sampler=\"ode-heun\", \
          num_inference_steps=20{guidance}).images\nimages = pipe(seed=0, \
-         images=range(4)).images    # images 0 to 3 of erw with seed 0: its noise, its classes\n```\n\n{sampler} Time \
-         runs from t = 1 (noise) to t = 0 (data).\n\n"
+         images=range(4)).images    # images 0 to 3 of erw with seed 0: its noise, its classes\n```\n\n{sampler}{guide} \
+         Time runs from t = 1 (noise) to t = 0 (data).\n\n"
     )
 }
 
@@ -196,8 +207,8 @@ fn training(handover: &Handover<'_>) -> String {
         "## Training\n\nStage `{sit}` of kind `{}`{inputs}. {images}The autoencoder is that of `{vae}`. The weights \
          are `{}` of the training ({}).\n\n| parameter | value |\n|---|---|\n{rows}\n",
         stage.kind.name,
-        handover.weights,
-        weights(&handover.weights),
+        handover.sit.weights,
+        weights(&handover.sit.weights),
     )
 }
 
@@ -212,7 +223,7 @@ fn weights(name: &str) -> String {
 }
 
 fn origin(handover: &Handover<'_>, file: &str) -> String {
-    let record = &handover.sit.record;
+    let record = &handover.sit.artifact.record;
     let given = match handover.overrides.as_slice() {
         [] => String::new(),
         all => format!(", with `{}`", all.join(" ")),
@@ -222,7 +233,7 @@ fn origin(handover: &Handover<'_>, file: &str) -> String {
         "## Origin\n\n- pipeline [`{file}`]({file}){given}; [`{lock}`]({lock}) has the keys and digests of the stages\n- \
          key `{}`\n- artifact `{}`\n- made {} in {} on {} by erw {}\n- exported by erw {}\n",
         record.key(),
-        handover.sit.digest,
+        handover.sit.artifact.digest,
         instant(&record.created),
         duration(record.seconds),
         record.device,

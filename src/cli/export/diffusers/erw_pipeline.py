@@ -1,8 +1,10 @@
-"""Images from a SiT that erw trained: noise at t = 1, an Euler, Heun or Euler-Maruyama integration
-to data at t = 0 with classifier-free guidance, and the autoencoder's decoder.
+"""Images from a SiT that erw trained: noise at t = 1, an Euler, Heun, Dormand-Prince or
+Euler-Maruyama integration to data at t = 0, guided away from the null class or from another
+network, and the autoencoder's decoder.
 
-The steps are those of erw, which are those of REPA: the state is in 64 bits, the network gets 32,
-and the stochastic sampler takes a last step without noise from t = 0.04.
+The steps are those of erw. Fixed ones are those of REPA: the state is in 64 bits, the network gets
+32, and the stochastic sampler takes a last step without noise from t = 0.04. Those of
+Dormand-Prince are torchdiffeq's, but each image has its own.
 
 `pipe(seed=0, images=range(8))` makes images 0 to 7 of erw's `sample` stage with that seed. erw's
 random numbers are those of Philox4x32-10 as a function of (seed, purpose, step, image), so that an
@@ -17,7 +19,9 @@ import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-SAMPLERS = ("ode-euler", "ode-heun", "sde")
+SAMPLERS = ("ode-euler", "ode-heun", "ode-dopri5", "sde")
+# Settings that only some samplers have.
+OF_SAMPLERS = {"time_shift": ("ode-euler", "ode-heun"), "atol": ("ode-dopri5",), "rtol": ("ode-dopri5",)}
 LAST_STEP = 0.04
 # What random numbers are for: the noise at the start and of a step, the class of an image.
 START, STEP, LABEL = 7, 8, 9
@@ -91,15 +95,99 @@ def drift(velocity, x, t, path):
     return velocity - t * score
 
 
+# Dormand and Prince (1980): the times of the stages as fractions of a step, and what each takes of
+# the slopes before it; the error and the middle of a step by Shampine (1986).
+NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+STAGES = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ERROR = (
+    35 / 384 - 1951 / 21600,
+    0.0,
+    500 / 1113 - 22642 / 50085,
+    125 / 192 - 451 / 720,
+    -2187 / 6784 + 12231 / 42400,
+    11 / 84 - 649 / 6300,
+    -1 / 60,
+)
+MIDDLE = (
+    6025192743 / 30085553152 / 2,
+    0.0,
+    51252292925 / 65400821598 / 2,
+    -2691868925 / 45128329728 / 2,
+    187940372067 / 1594534317056 / 2,
+    -1776094331 / 19743644256 / 2,
+    11237099 / 235043384 / 2,
+)
+
+
+def along(y, slopes, weights, step):
+    for slope, weight in zip(slopes, weights):
+        y = y + (step * weight)[:, None] * slope
+    return y
+
+
+def dopri5(slopes, y, atol, rtol, done):
+    """Integrates rows `y` [n, d] from time 0 to 1. `slopes` are those of rows with these numbers at
+    times and points, and `done` is told how many rows have ended."""
+
+    def scaled(values, sizes):
+        return (values / (atol + rtol * sizes)).square().mean(1).sqrt()
+
+    rows, ends = torch.arange(len(y), device=y.device), torch.empty_like(y)
+    t = torch.zeros_like(y[:, 0])
+    first = slopes(rows, t, y)
+    # The first step by Hairer, Norsett and Wanner.
+    size, slope = scaled(y, y.abs()), scaled(first, y.abs())
+    step = torch.where((size < 1e-5) | (slope < 1e-5), 1e-6, 0.01 * size / slope)
+    bend = scaled(slopes(rows, step, along(y, [first], [1.0], step)) - first, y.abs()) / step
+    flat = (slope <= 1e-15) & (bend <= 1e-15)
+    longer = torch.where(flat, (1e-3 * step).clamp(min=1e-6), (0.01 / torch.maximum(slope, bend)) ** 0.2)
+    step = torch.minimum(longer, 100 * step)
+    while len(rows):
+        if (t + step <= t).any():
+            raise ValueError("the steps of dopri5 become too small: raise atol or rtol")
+        asked = [first]
+        for node, weights in zip(NODES, STAGES):
+            end = along(y, asked, weights, step)
+            asked.append(slopes(rows, t + node * step, end))
+        error = along(torch.zeros_like(y), asked, ERROR, step)
+        ratio = scaled(error, torch.maximum(y.abs(), end.abs()))
+        # The end is read from the polynomial through start, middle and end, with the slopes at both.
+        x, width = ((1 - t) / step)[:, None], step[:, None]
+        middle, f0, f1 = along(y, asked, MIDDLE, step), width * asked[0], width * asked[-1]
+        a = 2 * (f1 - f0) - 8 * (end + y) + 16 * middle
+        b = 5 * f0 - 3 * f1 + 18 * y + 14 * end - 32 * middle
+        c = f1 - 4 * f0 - 11 * y - 5 * end + 16 * middle
+        value = y + x * (f0 + x * (c + x * (b + x * a)))
+        lost, accepted = ratio.isnan(), ratio <= 1
+        ended = lost | (accepted & (t + step >= 1))
+        ends[rows[ended]] = torch.where(lost[:, None], math.nan, value)[ended]
+        done(int(ended.sum()))
+        t, y = torch.where(accepted, t + step, t), torch.where(accepted[:, None], end, y)
+        first = torch.where(accepted[:, None], asked[-1], first)
+        least = torch.where(ratio < 1, torch.ones_like(ratio), 0.2)
+        step = step * torch.maximum(0.9 / ratio**0.2, least).clamp(max=10)
+        rows, t, y, first, step = (values[~ended] for values in (rows, t, y, first, step))
+    return ends
+
+
 class SiTPipeline(DiffusionPipeline):
-    """`path` is that of the training, `sampling` the defaults of a call, `id2label` the names of
+    """`guide` is the network that guidance leads away from; without one it leads away from the null
+    class. `path` is that of the training, `sampling` the defaults of a call, `id2label` the names of
     the classes, and `labels` how erw gives images their classes, "balanced" or "random"."""
 
-    model_cpu_offload_seq = "transformer->vae"
+    model_cpu_offload_seq = "transformer->guide->vae"
+    _optional_components = ["guide"]
 
-    def __init__(self, transformer, vae, path="linear", sampling=None, id2label=None, labels="random"):
+    def __init__(self, transformer, vae, guide=None, path="linear", sampling=None, id2label=None, labels="random"):
         super().__init__()
-        self.register_modules(transformer=transformer, vae=vae)
+        self.register_modules(transformer=transformer, vae=vae, guide=guide)
         self.register_to_config(path=path, sampling=sampling or {}, id2label=id2label or {}, labels=labels)
 
     def class_number(self, label):
@@ -126,6 +214,9 @@ class SiTPipeline(DiffusionPipeline):
         guidance_scale=None,
         guidance_interval=None,
         sampler=None,
+        time_shift=None,
+        atol=None,
+        rtol=None,
         generator=None,
         latents=None,
         seed=None,
@@ -137,13 +228,14 @@ class SiTPipeline(DiffusionPipeline):
 
         `guidance_interval` are the lowest and the highest time t at which guidance acts, t = 1
         being noise; a scale of 1 or less is none. `sampler` is one of "ode-euler", "ode-heun",
-        "sde".
+        "ode-dopri5", "sde". `time_shift` is s of the times s t / (1 + (s - 1) t) of the first two.
+        "ode-dopri5" takes no number of steps, but the tolerances `atol` and `rtol`.
 
         The noise is torch's, from `generator`, or with `seed` that of erw for the images of these
         numbers (default: 0, 1, ...), whose classes are then erw's too unless given. `latents`
         replaces the noise at the start. `output_type` is "pil", "np", "pt" or "latent".
         """
-        default = self.config.sampling
+        default, given = self.config.sampling, {"time_shift": time_shift, "atol": atol, "rtol": rtol}
         count = num_inference_steps or default.get("steps", 250)
         scale = default.get("cfg_scale", 1.0) if guidance_scale is None else guidance_scale
         interval = (default.get("guidance_low", 0.0), default.get("guidance_high", 1.0))
@@ -152,7 +244,11 @@ class SiTPipeline(DiffusionPipeline):
         config, device = self.transformer.config, self._execution_device
         if sampler not in SAMPLERS:
             raise ValueError(f"no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-        if scale > 1 and config.class_dropout <= 0:
+        for name, value in given.items():
+            if value is not None and sampler not in OF_SAMPLERS[name]:
+                raise ValueError(f"{name} is a setting of {' and '.join(OF_SAMPLERS[name])}, not of {sampler}")
+        shift, atol, rtol = (default.get(name) if value is None else value for name, value in given.items())
+        if scale > 1 and config.class_dropout <= 0 and self.guide is None:
             raise ValueError("the model was trained without class dropout and has no null class to guide with")
 
         if isinstance(class_labels, (str, int)):
@@ -166,7 +262,6 @@ class SiTPipeline(DiffusionPipeline):
             if len(images) != len(class_labels):
                 raise ValueError(f"{len(images)} images, but {len(class_labels)} classes")
         classes = torch.tensor([self.class_number(label) for label in class_labels], device=device)
-        null = torch.full_like(classes, config.num_classes)
 
         # MPS has no 64 bits.
         wide = torch.float32 if device.type == "mps" else torch.float64
@@ -178,39 +273,66 @@ class SiTPipeline(DiffusionPipeline):
             drawn = starts(seed, images, shape[1:]) if step is None else steps(seed, step, images, shape[1:])
             return torch.from_numpy(drawn).to(device, wide)
 
-        def evaluate(x, t, labels):
-            times = torch.full((len(x),), t, dtype=torch.float32, device=device)
-            return self.transformer(x.to(self.transformer.dtype), times, labels, return_dict=False)[0].to(wide)
+        def evaluate(network, x, t, labels):
+            t = t.to(torch.float32)
+            return network(x.to(network.dtype), t, labels, return_dict=False)[0].to(wide)
 
-        def guided(x, t, active, slope=lambda velocity: velocity):
-            """`slope` of the velocity, mixed with that of the null class where guidance is active."""
-            if not active:
-                return slope(evaluate(x, t, classes))
-            both = evaluate(torch.cat([x, x]), t, torch.cat([classes, null]))
-            of_class, of_null = (slope(velocity) for velocity in both.chunk(2))
-            return of_null + scale * (of_class - of_null)
+        def guided(x, t, labels, active, slope=lambda velocity, x: velocity):
+            """`slope` of the velocities, led away from the other ones in the rows that are `active`."""
+            chosen = active.nonzero()[:, 0]
+            if len(chosen) == 0:
+                return slope(evaluate(self.transformer, x, t, labels), x)
+            part = (x[chosen], t[chosen], labels[chosen])
+            if self.guide is None:
+                part = (part[0], part[1], torch.full_like(chosen, config.num_classes))
+                both = [torch.cat(pair) for pair in zip((x, t, labels), part)]
+                own, other = evaluate(self.transformer, *both).split([len(x), len(chosen)])
+            else:
+                own, other = evaluate(self.transformer, x, t, labels), evaluate(self.guide, *part)
+            own, other = slope(own, x), slope(other, part[0])
+            return own.index_copy(0, chosen, other + scale * (own[chosen] - other))
 
         def is_active(t):
-            return scale > 1 and low <= t <= high
+            # The last step of Dormand-Prince passes the end.
+            t = t.clamp(min=0.0)
+            return (low <= t) & (t <= high) if scale > 1 else torch.zeros_like(t, dtype=torch.bool)
+
+        def all_at(t):
+            return torch.full((len(classes),), t, dtype=wide, device=device)
+
+        def drifted(x, t):
+            def slope(velocity, x):
+                return drift(velocity, x, t, self.config.path)
+
+            return guided(x, all_at(t), classes, is_active(all_at(t)), slope)
 
         x = noise() if latents is None else latents.to(device, wide)
-        with self.progress_bar(total=count) as progress:
+        with self.progress_bar(total=len(classes) if sampler == "ode-dopri5" else count) as progress:
             if sampler == "sde":
                 times = torch.linspace(1.0, LAST_STEP, count, dtype=torch.float64).tolist()
                 for i, (t, later) in enumerate(zip(times, times[1:])):
-                    moved = guided(x, t, is_active(t), lambda velocity: drift(velocity, x, t, self.config.path))
-                    x = x + moved * (later - t) + noise(i) * math.sqrt(2 * t) * math.sqrt(t - later)
+                    x = x + drifted(x, t) * (later - t) + noise(i) * math.sqrt(2 * t) * math.sqrt(t - later)
                     progress.update()
-                t = times[-1]
-                x = x - t * guided(x, t, is_active(t), lambda velocity: drift(velocity, x, t, self.config.path))
+                x = x - times[-1] * drifted(x, times[-1])
                 progress.update()
+            elif sampler == "ode-dopri5":
+
+                def slopes(rows, times, points):
+                    t, points = 1 - times, points.view(-1, *shape[1:])
+                    return -guided(points, t, classes[rows], is_active(t)).flatten(1)
+
+                atol, rtol = 1e-6 if atol is None else atol, 1e-3 if rtol is None else rtol
+                x = dopri5(slopes, x.flatten(1), atol, rtol, progress.update).view(shape)
             else:
                 times = torch.linspace(1.0, 0.0, count + 1, dtype=torch.float64).tolist()
+                if shift is not None:
+                    times = [shift * t / (1 + (shift - 1) * t) for t in times]
                 for i, (t, later) in enumerate(zip(times, times[1:])):
                     # Whether guidance is active is decided at t for both slopes.
-                    slope = guided(x, t, is_active(t))
+                    active = is_active(all_at(t))
+                    slope = guided(x, all_at(t), classes, active)
                     if sampler == "ode-heun" and i + 1 < count:
-                        ahead = guided(x + slope * (later - t), later, is_active(t))
+                        ahead = guided(x + slope * (later - t), all_at(later), classes, active)
                         slope = 0.5 * slope + 0.5 * ahead
                     x = x + slope * (later - t)
                     progress.update()

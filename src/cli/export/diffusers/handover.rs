@@ -7,6 +7,7 @@ use crate::cli::common::pipeline_args::PipelineArgs;
 use crate::report::text::number;
 use erw_base::error::{Error, Result};
 use erw_ml::diffusion::interpolant::Path as NoisePath;
+use erw_ml::diffusion::sampler::{ATOL, RTOL};
 use erw_ml::models::sit::{SiTConfig, release};
 use erw_ml::models::vae::VaeConfig;
 use erw_runner::cache::Cache;
@@ -25,16 +26,40 @@ pub struct Handover<'a> {
     pub pipeline: &'a Pipeline,
     pub cache: &'a Cache,
     pub lineage: Lineage,
-    /// The set of weights of the SiT.
-    pub weights: String,
-    pub sit: Artifact,
-    pub config: SiTConfig,
+    pub sit: Network,
+    /// The network that guidance leads away from, if not from the null class.
+    pub guide: Option<Network>,
     /// Missing for imported weights.
     pub note: Option<TrainingNote>,
     pub vae: Artifact,
     pub vae_config: VaeConfig,
     /// Values of the command line and the environment, as they were given.
     pub overrides: Vec<String>,
+}
+
+/// A SiT, and which of its weights are handed over.
+pub struct Network {
+    pub artifact: Artifact,
+    pub config: SiTConfig,
+    pub weights: String,
+}
+
+impl Network {
+    fn of(pipeline: &Pipeline, cache: &Cache, made: &Made, weights: &str) -> Result<Self> {
+        let artifact = Artifact::of(pipeline, cache, made)?;
+        let config = read(&artifact.dir.join(CONFIG_FILE))?;
+        let this = Self { artifact, config, weights: weights.into() };
+        if !this.file().exists() {
+            let text = format!("stage `{}` has no weights `{weights}`", pipeline.stage(made.0).name);
+            let there = ema_files::there(&this.artifact.dir)?.join(", ");
+            return Err(Error::usage(text).hint(format!("there are {there}")));
+        }
+        Ok(this)
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.artifact.dir.join(format!("{}.safetensors", self.weights))
+    }
 }
 
 /// A stored artifact, which is whole.
@@ -68,34 +93,40 @@ impl<'a> Handover<'a> {
         let weights = weights.unwrap_or(release::EMA);
         ema_files::check("--weights", weights)?;
         let lineage = Lineage::of(pipeline, id, output)?;
-        let sit = Artifact::of(pipeline, cache, &lineage.sit)?;
+        let sit = Network::of(pipeline, cache, &lineage.sit, weights)?;
+        let guide = lineage.guide.as_ref().map(|made| {
+            let weights = lineage.sampling.and_then(|id| pipeline.stage(id).params.get("guide_weights")?.as_str());
+            Network::of(pipeline, cache, made, weights.unwrap_or(release::EMA))
+        });
+        let guide = guide.transpose()?;
         let vae = Artifact::of(pipeline, cache, &lineage.vae)?;
-        let config: SiTConfig = read(&sit.dir.join(CONFIG_FILE))?;
-        let note = sit.dir.join(TRAINING_NOTE_FILE);
+        let note = sit.artifact.dir.join(TRAINING_NOTE_FILE);
         let note = if note.exists() { Some(read(&note)?) } else { None };
         let vae_config = VaeConfig::read(&vae.dir.join(CONFIG_FILE))?;
-        if vae_config.latent_channels != config.in_channels {
-            let (a, b) = (vae_config.latent_channels, config.in_channels);
+        if vae_config.latent_channels != sit.config.in_channels {
+            let (a, b) = (vae_config.latent_channels, sit.config.in_channels);
             let name = &pipeline.stage(lineage.vae.0).name;
             return Err(Error::usage(format!("the latents of `{name}` have {a} channels, those of the SiT {b}")));
-        }
-        if !sit.dir.join(format!("{weights}.safetensors")).exists() {
-            let text = format!("stage `{}` has no weights `{weights}`", pipeline.stage(id).name);
-            return Err(Error::usage(text).hint(format!("there are {}", ema_files::there(&sit.dir)?.join(", "))));
         }
         let given = args.overrides();
         let env = given.env.into_iter().map(|(name, value)| format!("{name}={value}"));
         let set = given.set.into_iter().map(|set| format!("--set {set}"));
         let overrides = env.chain(set).chain(args.axis.iter().map(|axis| format!("--axis {axis}"))).collect();
-        let weights = weights.into();
-        Ok(Self { pipeline, cache, lineage, weights, sit, config, note, vae, vae_config, overrides })
+        Ok(Self { pipeline, cache, lineage, sit, guide, note, vae, vae_config, overrides })
     }
 
     /// What was written, in a line.
     pub fn summary(&self) -> String {
         let name = |id: StageId| &self.pipeline.stage(id).name;
         let (sit, vae) = (name(self.lineage.sit.0), name(self.lineage.vae.0));
-        format!("weights `{}` of `{sit}` with the autoencoder of `{vae}`, for diffusers", self.weights)
+        let guide = self.guide_name().map(|guide| format!(", guided by {guide},")).unwrap_or_default();
+        format!("weights `{}` of `{sit}`{guide} with the autoencoder of `{vae}`, for diffusers", self.sit.weights)
+    }
+
+    /// The weights that guide and the stage that made them, if guidance is by a network.
+    pub fn guide_name(&self) -> Option<String> {
+        let (guide, (id, _)) = self.guide.as_ref().zip(self.lineage.guide.as_ref())?;
+        Some(format!("`{}` of `{}`", guide.weights, self.pipeline.stage(*id).name))
     }
 
     /// The path of the training; for imported weights the one that sampling states.
@@ -113,12 +144,12 @@ impl<'a> Handover<'a> {
     /// Names of the classes; none if they are unknown.
     pub fn classes(&self) -> &[String] {
         let names = self.note.as_ref().map_or(&[][..], |note| &note.classes);
-        if names.len() == self.config.num_classes { names } else { &[] }
+        if names.len() == self.sit.config.num_classes { names } else { &[] }
     }
 
     /// Pixels along a side of an image.
     pub fn side(&self) -> usize {
-        self.config.input_size * self.vae_config.downsampling()
+        self.sit.config.input_size * self.vae_config.downsampling()
     }
 
     /// The stages that measured these weights and are up to date, with their records.
@@ -131,25 +162,32 @@ impl<'a> Handover<'a> {
                 cached.insert(id, *record);
             }
         }
-        let measured = self.lineage.measured(self.pipeline, &self.weights);
+        let measured = self.lineage.measured(self.pipeline, &self.sit.weights);
         Ok(measured.into_iter().filter_map(|m| Some((cached.remove(&m.stage)?, m))).map(|(r, m)| (m, r)).collect())
     }
 
     /// How a stage draws samples, in a few words.
     pub fn sampler(&self, id: StageId) -> String {
-        let params = &self.pipeline.stage(id).params;
-        let real = |name: &str| params.get(name).and_then(Value::as_f64).unwrap_or_default();
-        let word = |name: &str| params.get(name).and_then(Value::as_str).unwrap_or_default();
-        let guidance = match real("cfg_scale") {
-            scale if scale > 1.0 => format!(
-                "guidance {} in t {} to {}",
-                number(Some(scale)),
-                number(Some(real("guidance_low"))),
-                number(Some(real("guidance_high")))
-            ),
+        let stage = self.pipeline.stage(id);
+        let real = |name: &str| stage.params.get(name).and_then(Value::as_f64);
+        let told = |name: &str| number(real(name));
+        let word = |name: &str| stage.params.get(name).and_then(Value::as_str).unwrap_or_default();
+        let steps = match (word("sampler"), real("time_shift")) {
+            ("ode-dopri5", _) => {
+                format!("atol {}, rtol {}", real("atol").unwrap_or(ATOL), real("rtol").unwrap_or(RTOL))
+            }
+            (_, Some(shift)) => format!("{} steps, shift {}", told("steps"), number(Some(shift))),
+            (_, None) => format!("{} steps", told("steps")),
+        };
+        let by = stage.inputs.get("guide").map(|edge| &self.pipeline.stage(edge.from).name);
+        let by = by.map(|name| format!(" by `{}` of `{name}`", word("guide_weights"))).unwrap_or_default();
+        let guidance = match told("cfg_scale") {
+            scale if real("cfg_scale").is_some_and(|scale| scale > 1.0) => {
+                format!("guidance {scale}{by} in t {} to {}", told("guidance_low"), told("guidance_high"))
+            }
             _ => "no guidance".into(),
         };
-        format!("{}, {} steps, {guidance}", word("sampler"), real("steps"))
+        format!("{}, {steps}, {guidance}", word("sampler"))
     }
 }
 

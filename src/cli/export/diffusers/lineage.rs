@@ -1,6 +1,6 @@
 //! What belongs to a trained SiT in its pipeline: the autoencoder that decodes its latents, the stage
-//! that samples from it, the images that it was trained on, and the stages that measured it. Reads
-//! the graph only, not the cache.
+//! that samples from it, the network that guides there, the images that it was trained on, and the
+//! stages that measured it. Reads the graph only, not the cache.
 
 use erw_base::error::{Error, Result};
 use erw_runner::pipeline::graph::{Edge, Pipeline, Stage, StageId};
@@ -19,6 +19,8 @@ pub struct Lineage {
     pub vae: Made,
     /// The first stage of the pipeline that samples from it.
     pub sampling: Option<StageId>,
+    /// The SiT that guidance leads away from in that stage, if it is another network.
+    pub guide: Option<Made>,
     pub images: Option<StageId>,
 }
 
@@ -39,15 +41,17 @@ impl Lineage {
         let sampling = ids(pipeline).find(|id| samples(pipeline.stage(*id)));
         let before = ancestors(pipeline, id);
         let encodes = || before.iter().rev().find_map(|id| pipeline.stage(*id).inputs.get("vae"));
-        let vae = sampling.and_then(|id| pipeline.stage(id).inputs.get("vae")).or_else(encodes);
-        let Some(vae) = vae.map(|edge| (edge.from, edge.output.clone())) else {
+        let of_sampling = |input: &str| pipeline.stage(sampling?).inputs.get(input);
+        let made = |edge: &Edge| (edge.from, edge.output.clone());
+        let guide = of_sampling("guide").map(made);
+        let Some(vae) = of_sampling("vae").or_else(encodes).map(made) else {
             let name = &pipeline.stage(id).name;
             return Err(Error::usage(format!("no autoencoder is known for stage `{name}`"))
                 .because("its latents were not encoded in this pipeline, and no stage samples from it")
                 .hint(format!("add a stage of kind `sample` with `inputs = {{ sit = \"{name}\", vae = … }}`")));
         };
         let images = before.into_iter().find(|id| pipeline.stage(*id).kind.name == "images");
-        Ok(Self { sit, vae, sampling, images })
+        Ok(Self { sit, vae, sampling, guide, images })
     }
 
     /// The stages that measured the SiT with these weights, by way of samples or directly.
@@ -80,9 +84,8 @@ impl Lineage {
 
     /// The stages that the exported folder comes from, in order.
     pub fn sources(&self, pipeline: &Pipeline) -> Vec<StageId> {
-        let mut all = ancestors(pipeline, self.sit.0);
-        all.extend(ancestors(pipeline, self.vae.0));
-        all.extend([self.sit.0, self.vae.0]);
+        let made = [&self.sit, &self.vae].into_iter().chain(&self.guide).map(|(id, _)| *id);
+        let mut all: Vec<StageId> = made.flat_map(|id| ancestors(pipeline, id).into_iter().chain([id])).collect();
         all.sort();
         all.dedup();
         all

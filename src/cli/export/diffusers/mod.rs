@@ -4,8 +4,9 @@
 //! model_index.json                       the pipeline: defaults of a call, names of classes
 //! erw_pipeline.py                        the samplers, with erw's random numbers
 //! transformer/{config.json,erw_sit.py}   the SiT as a torch module
+//! guide/                                 the same of the SiT that guides, if one does
 //! vae/config.json                        diffusers' own AutoencoderKL
-//! {transformer,vae}/diffusion_pytorch_model.safetensors
+//! {transformer,guide,vae}/diffusion_pytorch_model.safetensors
 //! pipeline/                              the pipeline's files and the lock of what was exported
 //! README.md                              the model card
 //! ```
@@ -26,28 +27,32 @@ use erw_ml::models::sit::release;
 use erw_ml::models::vae::{self, VaeConfig};
 use erw_ml::nn::params::{self, Tensors};
 use erw_runner::cache::action_cache::Record;
+use erw_runner::files::lexical::logical;
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::repro::lockfile::{self, Lock};
 use erw_stages::CONFIG_FILE;
-use handover::Artifact;
 pub use handover::Handover;
+use handover::{Artifact, Network};
 use lineage::Measured;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
-const PYTHON: [(&str, &str); 2] =
-    [("erw_pipeline.py", include_str!("erw_pipeline.py")), ("transformer/erw_sit.py", include_str!("erw_sit.py"))];
+const PIPELINE: (&str, &str) = ("erw_pipeline.py", include_str!("erw_pipeline.py"));
+/// Beside the weights of each SiT.
+const SIT: (&str, &str) = ("erw_sit.py", include_str!("erw_sit.py"));
 /// Parameters of `sample` that are the defaults of a call.
-const SAMPLING: [&str; 5] = ["sampler", "steps", "cfg_scale", "guidance_low", "guidance_high"];
+const SAMPLING: [&str; 8] =
+    ["sampler", "steps", "time_shift", "atol", "rtol", "cfg_scale", "guidance_low", "guidance_high"];
 
 /// Writes everything into an empty folder.
 pub fn write(handover: &Handover<'_>, folder: &Path) -> Result<()> {
-    for (name, text) in PYTHON {
-        put(&folder.join(name), text)?;
+    put(&folder.join(PIPELINE.0), PIPELINE.1)?;
+    let parameters = write_sit(&handover.sit, &folder.join("transformer"))?;
+    if let Some(guide) = &handover.guide {
+        write_sit(guide, &folder.join("guide"))?;
     }
-    let parameters = write_transformer(handover, &folder.join("transformer"))?;
     write_vae(handover, &folder.join("vae"))?;
     put_json(&folder.join("model_index.json"), &index(handover))?;
     let measured = handover.measured()?;
@@ -57,18 +62,18 @@ pub fn write(handover: &Handover<'_>, folder: &Path) -> Result<()> {
 }
 
 /// Returns the number of parameters.
-fn write_transformer(handover: &Handover<'_>, folder: &Path) -> Result<usize> {
-    if handover.config.class_token.is_some() {
+fn write_sit(sit: &Network, folder: &Path) -> Result<usize> {
+    let c = &sit.config;
+    if c.class_token.is_some() {
         return Err(Error::usage("a network with a class token cannot be handed over to diffusers")
             .hint("use `erw weights export`, which writes its weights for the published PyTorch code"));
     }
-    let tensors = params::load(&handover.sit.dir.join(format!("{}.safetensors", handover.weights)), &Device::Cpu)?;
-    let mut tensors = release::state_dict(&handover.config, tensors)?;
+    let mut tensors = release::state_dict(c, params::load(&sit.file(), &Device::Cpu)?)?;
     tensors.retain(|name, _| !release::HEADS.iter().any(|head| name.starts_with(head)));
     let trained = tensors.iter().filter(|(name, _)| !release::TABLES.contains(&name.as_str()));
     let parameters = trained.map(|(_, t)| t.elem_count()).sum();
-    save(folder, &tensors, &handover.sit)?;
-    let c = &handover.config;
+    save(folder, &tensors, &sit.artifact)?;
+    put(&folder.join(SIT.0), SIT.1)?;
     let config = json!({
         "_class_name": "SiT",
         "_diffusers_version": DIFFUSERS,
@@ -117,10 +122,10 @@ fn save(folder: &Path, tensors: &Tensors, from: &Artifact) -> Result<()> {
 
 fn index(handover: &Handover<'_>) -> Value {
     let sampling = handover.lineage.sampling.map(|id| &handover.pipeline.stage(id).params);
-    let named = |name: &&str| Some((name.to_string(), sampling?.get(*name)?.clone()));
+    let named = |name: &&str| Some((name.to_string(), sampling?.get(*name).filter(|value| !value.is_null())?.clone()));
     let defaults: Map<String, Value> = SAMPLING.iter().filter_map(named).collect();
     let names = handover.classes().iter().enumerate().map(|(i, name)| (i.to_string(), json!(name)));
-    json!({
+    let mut index = json!({
         "_class_name": ["erw_pipeline", "SiTPipeline"],
         "_diffusers_version": DIFFUSERS,
         "transformer": ["erw_sit", "SiT"],
@@ -129,7 +134,11 @@ fn index(handover: &Handover<'_>) -> Value {
         "sampling": defaults,
         "id2label": names.collect::<Map<_, _>>(),
         "labels": sampling.and_then(|p| p.get("labels")).cloned().unwrap_or_else(|| json!("random")),
-    })
+    });
+    if handover.guide.is_some() {
+        index["guide"] = index["transformer"].clone();
+    }
+    index
 }
 
 /// Copies the file of the pipeline with those that it extends or takes inputs from, and writes the
@@ -137,12 +146,14 @@ fn index(handover: &Handover<'_>) -> Value {
 /// first.
 fn write_pipeline(handover: &Handover<'_>, folder: &Path, measured: &[(Measured, Record)]) -> Result<String> {
     let files: Vec<&PathBuf> = handover.pipeline.files.iter().map(|(path, _)| path).collect();
-    let parent = |path: &&PathBuf| path.parent().unwrap_or(path).to_path_buf();
+    // Without `..`, which would lead out of the folder.
+    let parent = |path: &&PathBuf| logical(path).parent().unwrap_or(path).to_path_buf();
     let shared = |a: PathBuf, b: PathBuf| a.ancestors().find(|a| b.starts_with(a)).unwrap_or(&a).to_path_buf();
     let root = files.iter().map(parent).reduce(shared).unwrap_or_default();
-    // Never a path of its own, which would be outside of the folder.
+    // Never a path of its own, either.
     let name = |path: &Path| path.file_name().map(PathBuf::from).unwrap_or_default();
-    let within = |path: &Path| folder.join(path.strip_prefix(&root).map_or_else(|_| name(path), Path::to_path_buf));
+    let below = |path: &Path| logical(path).strip_prefix(&root).map_or_else(|_| name(path), Path::to_path_buf);
+    let within = |path: &Path| folder.join(below(path));
     for file in &files {
         let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
         put(&within(file), &text)?;

@@ -10,9 +10,12 @@
 //! - under names without dots (LitEma of latent diffusion), if each is one of the model's in the
 //!   same file.
 //!
+//! An average of only some of the model's tensors is none that a network can be made of, but it is
+//! told of, and not passed by.
+//!
 //! It knows names and shapes, not values.
 
-use super::Artifact;
+use super::artifact::Artifact;
 use erw_base::error::{Error, Result};
 use erw_ml::formats::{Listing, Readable, WeightsFile};
 use erw_ml::models::sit::release::TABLES;
@@ -259,6 +262,7 @@ impl<'a> Survey<'a> {
         this.find_named(landmarks);
         this.find_lists();
         this.find_undotted(landmarks);
+        this.find_incomplete();
         this
     }
 
@@ -379,6 +383,49 @@ impl<'a> Survey<'a> {
         self.copies.extend(found);
     }
 
+    /// Finds averages that lack the landmark and so are no copies: names and shapes of some of a
+    /// model's tensors under another prefix.
+    fn find_incomplete(&mut self) {
+        let named: Vec<Copy> =
+            self.copies.iter().filter(|c| matches!(c.how, TensorNaming::Named { .. })).cloned().collect();
+        let mut found: BTreeMap<String, String> = BTreeMap::new();
+        for model in named.iter().filter(|copy| copy.role != Role::Average).take(FEW) {
+            let TensorNaming::Named { prefix, .. } = &model.how else { continue };
+            let of_model = self.tensors_of(model).into_iter();
+            let own = of_model.map(|(name, shape)| (state_dict::plain(name)[prefix.len()..].to_string(), shape));
+            let own: Vec<_> = own.filter(|(name, _)| !TABLES.contains(&name.as_str())).collect();
+            let shapes: HashMap<&str, _> = own.iter().map(|(name, shape)| (name.as_str(), *shape)).collect();
+            for Listing { set, tensors } in &self.listing {
+                let is_of_copy = |name: &str| {
+                    named.iter().filter(|copy| copy.set == *set).any(|copy| match &copy.how {
+                        TensorNaming::Named { prefix, others } => state_dict::belongs(name, prefix, others),
+                        TensorNaming::Renamed { .. } => false,
+                    })
+                };
+                // By the prefix before the model's names.
+                let mut parts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+                for (name, shape) in tensors.iter().filter(|(name, _)| !is_of_copy(name)) {
+                    let plain = state_dict::plain(name);
+                    let starts = std::iter::once(0).chain(plain.match_indices('.').map(|(dot, _)| dot + 1));
+                    let is_own = |start: &usize| shapes.get(&plain[*start..]).is_some_and(|own| *own == shape);
+                    if let Some(start) = starts.into_iter().find(is_own) {
+                        parts.entry(plain[..start].into()).or_default().insert(plain[start..].into());
+                    }
+                }
+                for (prefix, has) in parts {
+                    let label = joined(set, prefix.trim_end_matches('.'));
+                    if state_dict::role(&label) == Role::Average {
+                        let lacks: Vec<&str> =
+                            own.iter().map(|(name, _)| name.as_str()).filter(|name| !has.contains(*name)).collect();
+                        let text = incomplete(&label, has.len(), own.len(), &lacks, model);
+                        found.entry(label).or_insert(text);
+                    }
+                }
+            }
+        }
+        self.unclear.extend(found.into_values().take(FEW));
+    }
+
     /// Maps each trained tensor of a model to the tensor whose name is the same without dots,
     /// behind the landmark's prefix.
     fn undotted(&self, model: &Copy, set: &str, plain: &str, landmark: &str) -> Option<BTreeMap<String, String>> {
@@ -454,8 +501,10 @@ impl<'a> Survey<'a> {
                 let mut seen = BTreeSet::new();
                 known.retain(|name| !name.is_empty() && seen.insert(name.clone()));
                 let known: Vec<String> = known.iter().take(12).map(|n| format!("`{n}`")).collect();
-                Err(Error::usage(format!("the file has no `set` called `{set}`"))
-                    .hint(format!("it has {}", known.join(", "))))
+                Err(Error::usage(format!("the file has no `set` called `{set}`")).hint(match known.as_slice() {
+                    [] => "it holds one dictionary without a name: leave `set` out".into(),
+                    known => format!("it has {}", known.join(", ")),
+                }))
             }
             _ => {
                 let names: Vec<String> = inside.iter().map(|c| format!("`{}`", c.name)).collect();
@@ -482,6 +531,21 @@ impl<'a> Survey<'a> {
         all.extend((more > 0).then(|| format!("and {more} more")));
         all.join(", ")
     }
+}
+
+/// What an average has and lacks of its model's tensors.
+fn incomplete(label: &str, has: usize, all: usize, lacks: &[&str], model: &Copy) -> String {
+    const SHOWN: usize = 3;
+    let first: Vec<String> = lacks.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = match lacks.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "`{label}` (averaged, only {has} of the {all} trained tensors of {}: it lacks {}{more})",
+        model.describe(),
+        first.join(", ")
+    )
 }
 
 fn joined(set: &str, name: &str) -> String {

@@ -186,7 +186,9 @@ impl Converted {
     /// Fails unless every tensor has its place.
     pub fn check(&self, request: &Request) -> Result<()> {
         let Some(set) = self.sets.iter().find(|set| !set.report.is_exact()) else { return Ok(()) };
-        let error = Error::stage(format!("`{}` does not fit {}", request.file.display(), request.network.describe()));
+        let of = if self.sets.len() > 1 { format!("`{}` in ", set.name) } else { String::new() };
+        let text = format!("{of}`{}` does not fit {}", request.file.display(), request.network.describe());
+        let error = Error::stage(text);
         let error = set.report.faults().into_iter().fold(error, Error::because);
         Err(set.unread.iter().take(3).fold(error, |e, (name, why)| e.because(format!("`{name}` {why}"))))
     }

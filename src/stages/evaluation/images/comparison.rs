@@ -31,6 +31,8 @@ const NETWORK: &str = "network";
 pub struct Comparison {
     pub samples: Side,
     pub reference: Side,
+    /// Whether both sides are of the same images.
+    pub is_same: bool,
     /// `None` if input `network` is not connected. Then both sides must be statistics.
     pub network: Option<Box<dyn FeatureNetwork>>,
     /// The network and preparation of the features. `None` if both sides are published statistics,
@@ -48,6 +50,7 @@ impl Comparison {
     pub fn open(attempt: &Attempt, mode: Option<Mode>, metrics: &[Metric], device: &Device) -> Result<Self> {
         let given = |slot: &str| Side::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
         let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
+        let is_same = attempt.input(SAMPLES)? == attempt.input(REFERENCE)? || samples.is_of_images_of(&reference);
         let dir = attempt.optional_input(NETWORK);
         let network = dir.map(|dir| open_feature_network(dir, mode, device)).transpose()?;
         let seen = match (&network, dir) {
@@ -59,7 +62,7 @@ impl Comparison {
             (None, Side::Stats(stats)) => stats.pool()?.dim(),
             (None, Side::Images { .. }) => 0,
         };
-        let this = Self { samples, reference, network, seen, dim };
+        let this = Self { samples, reference, is_same, network, seen, dim };
         this.check_network(mode)?;
         this.check_metrics(metrics)?;
         Ok(this)

@@ -8,7 +8,7 @@ use erw_ml::data::source::belongs::is_image;
 use erw_ml::evaluation::image_source::ImageSource;
 use erw_ml::formats::format::Format;
 use erw_ml::formats::{Npz, PixelArray, format_of};
-use erw_ml::metrics::gaussian::POOLED;
+use erw_ml::metrics::gaussian::{POOLED, lacking};
 use std::path::Path;
 
 /// The accepted containers of images.
@@ -48,6 +48,10 @@ pub fn of_path(path: &Path) -> Result<ImageSource> {
         return of_artifact(path);
     }
     if is_npz(path) {
+        if let Some(missing) = lacking(&Npz::open(path)?.names()) {
+            let text = format!("{} holds statistics, but no `{missing}`", path.display());
+            return Err(Error::stage(text).hint("images alone are in an npz without other parts of statistics"));
+        }
         return of_npz(path);
     }
     match format_of(path) {
@@ -66,11 +70,14 @@ fn not_empty(images: ImageSource, path: &Path) -> Result<ImageSource> {
     }
 }
 
-/// Refuses images whose size differs from `trained`, the (height, width) that the network was
+/// Refuses images of one size that differs from `trained`, the (height, width) that the network was
 /// trained on; `None` accepts every size.
 pub fn check_size(images: &ImageSource, trained: Option<(usize, usize)>) -> Result<()> {
     match images.size().zip(trained).filter(|(ours, trained)| ours != trained) {
-        Some((ours, trained)) => Err(Error::stage(unlike(ours, trained)).hint("give both the same `resolution`")),
+        Some(((height, width), (h, w))) => {
+            let text = format!("images of {height} x {width} pixels, but the classifier was trained on {h} x {w}");
+            Err(Error::stage(text).hint("it takes images at their own size: bring both to one"))
+        }
         None => Ok(()),
     }
 }
@@ -79,12 +86,6 @@ pub fn check_size(images: &ImageSource, trained: Option<(usize, usize)>) -> Resu
 pub fn is_npz(path: &Path) -> bool {
     path.is_file()
         && Npz::open(path).is_ok_and(|npz| !npz.names().is_empty() && !npz.others().into_iter().any(is_image))
-}
-
-/// The message about images whose size differs from the training images of a network. Sizes are
-/// (height, width).
-pub fn unlike((height, width): (usize, usize), (h, w): (usize, usize)) -> String {
-    format!("images of {height} x {width} pixels, but the classifier was trained on {h} x {w}")
 }
 
 /// The warning about images that are stored beside published statistics: they are only a part of

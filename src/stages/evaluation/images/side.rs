@@ -73,6 +73,15 @@ impl Side {
         }
     }
 
+    /// Whether both sides are of all images of one artifact, as far as that is recorded.
+    pub fn is_of_images_of(&self, other: &Self) -> bool {
+        let images = |side: &Self| match side {
+            Self::Images { digest, .. } => digest.clone(),
+            Self::Stats(stats) => stats.note.as_ref()?.images.clone(),
+        };
+        images(self).is_some_and(|ours| images(other) == Some(ours)) && self.count() == other.count()
+    }
+
     /// Number of images available to a metric with these needs; `None` if it is unknown.
     pub fn available(&self, needs: Needs) -> Result<Option<u64>> {
         match self {

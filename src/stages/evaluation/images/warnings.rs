@@ -1,6 +1,6 @@
 //! Warnings that a reader of a number needs before comparing it with another.
 
-use super::comparison::Comparison;
+use super::comparison::{Comparison, REFERENCE, SAMPLES};
 use super::side::Side;
 use erw_ml::data::source::left_out::LeftOut;
 use erw_ml::evaluation::metric::{Metric, Needs};
@@ -27,12 +27,14 @@ pub fn of(
     let singular = if moments { counts.and_then(|n| singular(n, comparison.dim)) } else { None };
     let cautions = [&comparison.samples, &comparison.reference];
     let cautions = cautions.into_iter().filter_map(|side| side.note()?.caution.clone());
-    let sides = [("samples", &comparison.samples), ("reference", &comparison.reference)];
+    let sides = [(SAMPLES, &comparison.samples), (REFERENCE, &comparison.reference)];
     let lacking = sides.into_iter().filter_map(|(name, side)| lacking(name, &side.left_out()));
     [
         sizes(comparison.samples.size(), comparison.reference.size()),
         singular,
-        published(comparison),
+        comparison.is_same.then(same).filter(|_| Needs::of_reference(metrics).any()),
+        published(comparison, SAMPLES, &comparison.samples),
+        published(comparison, REFERENCE, &comparison.reference),
         samples.count.filter(|n| fid && *n != USUAL).map(unusual),
         reference.count.filter(|n| fid && *n == BESIDE_ADM).map(|_| few_references()),
         partial("samples", samples, metrics, |_| None),
@@ -89,23 +91,28 @@ fn sizes(samples: Option<(usize, usize)>, reference: Option<(usize, usize)>) -> 
     ))
 }
 
-/// Warns about statistics that another tool made, which do not record network and mode. The ADM
-/// suite's are recognised by their spatial features, which no other tool writes.
-fn published(comparison: &Comparison) -> Option<String> {
-    let Side::Stats(stats) = &comparison.reference else { return None };
+/// The warning that a set is compared with itself, which looks perfect.
+fn same() -> String {
+    "the samples and the reference are the same: how far a set is from itself says nothing about it".into()
+}
+
+/// Warns about a side that is statistics of another tool, which do not record network and mode. The
+/// ADM suite's are recognised by their spatial features, which no other tool writes.
+fn published(comparison: &Comparison, name: &str, side: &Side) -> Option<String> {
+    let Side::Stats(stats) = side else { return None };
     if stats.note().is_some() {
         return None;
     }
-    if !comparison.is_inception() {
-        let text = "the reference does not say of which network it is; only the number of features was compared";
-        return Some(text.into());
-    }
-    let mode = comparison.seen.as_ref()?.mode?;
-    let tool = mode.name();
+    let (does, it_is) = if name == SAMPLES { ("samples do", "they are") } else { ("reference does", "it is") };
+    let Some(seen) = comparison.seen.as_ref().filter(|seen| seen.is_inception()) else {
+        let text = format!("the {does} not say of which network {it_is}; only the number of features was compared");
+        return Some(text);
+    };
+    let mode = seen.mode?;
+    let (tool, its) = (mode.name(), if name == SAMPLES { "their" } else { "its" });
     (mode != Mode::Adm || !stats.has_spatial()).then(|| {
         format!(
-            "the reference does not say how its images were prepared: if it is not of {tool}, the mode must \
-             name its tool"
+            "the {does} not say how {its} images were prepared: if {it_is} not of {tool}, the mode must name {its} tool"
         )
     })
 }
