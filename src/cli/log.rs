@@ -1,7 +1,7 @@
 //! `erw log`: the runs of this cache, the latest first; `erw log RUN`: the stages of one run.
 
 use super::common::{columns, json, print};
-use crate::report::text::{duration, instant, number};
+use crate::report::text::{duration, instant, number, one_line};
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
 use erw_runner::journal::read::{Ended, Run, RunState, runs, with_events};
@@ -24,7 +24,11 @@ pub fn run(args: &Args, cache: &Path) -> Result<()> {
     let all = runs(&store)?;
     let Some(id) = &args.run else {
         let shown: Vec<&Run> = all.iter().take(args.number).collect();
-        return if args.json { print(&json(&shown)?) } else { print(&list(&shown)) };
+        return match args.json {
+            true => print(&json(&shown)?),
+            false if all.is_empty() => print("no runs\n"),
+            false => print(&list(&shown)),
+        };
     };
     let mut run = find(all, id)?;
     let folder = store.runs().join(&run.id);
@@ -44,15 +48,12 @@ fn find(all: Vec<Run>, id: &str) -> Result<Run> {
 }
 
 fn list(runs: &[&Run]) -> String {
-    if runs.is_empty() {
-        return "no runs\n".into();
-    }
     let row = |run: &&Run| {
         vec![
             run.id.clone(),
             who(run),
             instant(&run.began),
-            run.pipeline.clone(),
+            one_line(&run.pipeline),
             counts(run),
             duration(run.seconds),
             end(run),
@@ -95,8 +96,8 @@ fn end(run: &Run) -> String {
 fn detail(run: &Run) -> String {
     let mut head = vec![
         vec!["run".to_string(), run.id.clone()],
-        vec!["pipeline".into(), run.pipeline.clone()],
-        vec!["command".into(), run.command.join(" ")],
+        vec!["pipeline".into(), one_line(&run.pipeline)],
+        vec!["command".into(), one_line(&run.command.join(" "))],
         vec!["by".into(), format!("{}, erw {}", who(run), run.program)],
         vec!["began".into(), instant(&run.began)],
         vec!["took".into(), duration(run.seconds)],
@@ -112,7 +113,7 @@ fn detail(run: &Run) -> String {
             "cached" => format!("({})", duration(s.seconds)),
             _ => duration(s.seconds),
         };
-        vec![s.stage.clone(), s.state.replace('_', " "), time, key, remark(s)]
+        vec![one_line(&s.stage), s.state.replace('_', " "), time, key, remark(s)]
     };
     columns(&head, "") + "\n" + &columns(&run.stages.iter().map(row).collect::<Vec<_>>(), "")
 }
@@ -124,5 +125,5 @@ fn remark(stage: &Ended) -> String {
     if !stage.reasons.is_empty() {
         parts.push(format!("({})", stage.reasons.join("; ")));
     }
-    parts.join(", ").replace(", (", " (")
+    one_line(&parts.join(", ").replace(", (", " ("))
 }

@@ -33,7 +33,7 @@ pub struct Args {
     /// Stage whose log to print
     pub stage: Option<String>,
     /// Print only the last N lines
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, value_parser = lines)]
     pub lines: Option<usize>,
     /// Of a stage on several ranks, the log of this one [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -41,6 +41,10 @@ pub struct Args {
     /// Follow the log until the stage ends
     #[arg(short, long)]
     pub follow: bool,
+}
+
+fn lines(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "expected a number of lines, such as 20".into())
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {

@@ -10,7 +10,9 @@ use crate::report::text::count;
 use erw_base::error::{Error, Result};
 use erw_runner::kind::Registry;
 use erw_runner::sweep::SweepPlan;
+use erw_runner::text::shell::quoted;
 use erw_runner::text::suggest;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -53,10 +55,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let panel = |y: &String| panel(&sheet, y, abscissa.as_ref());
     let panels = args.y.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
     if panels.iter().all(|p| p.lines.is_empty()) {
-        let hint = format!("run `erw sweep {}` first", args.pipeline.pipeline.display());
+        let hint = format!("run `erw sweep {}` first", quoted(&args.pipeline.pipeline.to_string_lossy()));
         return Err(Error::usage("no trial of the sweep has a result to plot").hint(hint));
     }
-    let chart = Chart { x_title: x_title(args), note: note(&sheet), panels };
+    let chart = Chart { x_title: x_title(args), note: note(&sheet, &args.y, args.x.is_some()), panels };
     let Some(file) = &args.output else { return print(&chart.svg()) };
     std::fs::write(file, chart.svg()).map_err(|e| Error::io("write", file, e))?;
     let points: usize = chart.panels.iter().flat_map(|p| &p.lines).map(|l| l.points.len()).sum();
@@ -67,16 +69,23 @@ fn x_title(args: &Args) -> String {
     args.x_title.clone().or_else(|| args.x.clone()).unwrap_or_default()
 }
 
-/// States over how many trials a point is averaged.
-pub fn note(sheet: &Sheet) -> String {
-    let counts =
-        || sheet.rows.iter().flatten().filter_map(|c| if let Cell::Spread(v) = c { Some(v.len()) } else { None });
-    match (counts().min(), counts().max()) {
-        (_, None | Some(1)) => String::new(),
+/// States over how many trials the points of these metrics are averaged.
+pub fn note(sheet: &Sheet, metrics: &[String], has_x: bool) -> String {
+    let columns = metrics.iter().filter_map(|y| columns(sheet, y, has_x).ok()).flatten();
+    let columns: BTreeSet<usize> = columns.map(|(column, _)| column).collect();
+    let cells = sheet.rows.iter().flat_map(|row| columns.iter().map(|column| &row[*column]));
+    let counts = cells.filter_map(|cell| if let Cell::Spread(values) = cell { Some(values.len()) } else { None });
+    averaged(&counts.collect())
+}
+
+/// `mean and standard deviation of 2 to 3 trials`; empty if each value is one.
+pub fn averaged(counts: &BTreeSet<usize>) -> String {
+    match (counts.first(), counts.last()) {
+        (_, None | Some(0 | 1)) => String::new(),
         (Some(least), Some(most)) if least < most => {
-            format!("mean and standard deviation of {least} to {most} trials")
+            format!("mean and standard deviation of {least} to {}", count(*most, "trial"))
         }
-        (_, Some(n)) => format!("mean and standard deviation of {n} trials"),
+        (_, Some(n)) => format!("mean and standard deviation of {}", count(*n, "trial")),
     }
 }
 

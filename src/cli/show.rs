@@ -14,6 +14,7 @@ use erw_runner::journal::lineage::{Lineage, Maker, find, trace};
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::command;
 use erw_runner::plan::{Verdict, verdict};
+use erw_runner::text::shell::quoted;
 use std::path::Path;
 
 /// Longer values are cut to this many characters.
@@ -40,6 +41,11 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
 /// The description of an artifact, as text or JSON.
 pub fn shown(artifact: &str, set: &SetArgs, as_json: bool, store: &Store, registry: Registry) -> Result<String> {
     let records = action_cache::all(store)?.0;
+    if artifact.starts_with("run:") && !Path::new("run").exists() {
+        let error = Error::usage(format!("`{artifact}` is a run, not an artifact"));
+        let id = quoted(artifact.trim_start_matches("run:"));
+        return Err(error.hint(format!("run `erw log {id}` to see its stages, or `erw report {}`", quoted(artifact))));
+    }
     let traced = match file_and_stage(artifact) {
         Some((file, stage)) => of_stage(store, &records, &set.on(file), stage, registry)?,
         None => trace(store, &records, digest(store, &records, artifact)?, None),
@@ -60,14 +66,16 @@ fn digest(store: &Store, records: &[Record], text: &str) -> Result<Digest> {
 }
 
 fn of_stage(store: &Store, records: &[Record], args: &PipelineArgs, name: &str, registry: Registry) -> Result<Lineage> {
-    let (pipeline, file) = (args.load_for([&name.to_string()], registry, store.root())?, args.pipeline.display());
+    let (pipeline, file) =
+        (args.load_for([&name.to_string()], registry, store.root())?, args.pipeline.to_string_lossy());
     let (id, output) = stage_and_output(&pipeline, name)?;
     let name = &pipeline.stage(id).name;
     let record = match verdict(&pipeline, store, id)? {
         Verdict::Cached(record) => record,
         _ => {
             let error = Error::usage(format!("stage `{name}` is stale, so it has no artifact"));
-            return Err(error.hint(format!("run `erw run {file} {name}` first; `erw why {file} {name}` explains why")));
+            let what = format!("{} {}", quoted(&file), quoted(name));
+            return Err(error.hint(format!("run `erw run {what}` first; `erw why {what}` explains why")));
         }
     };
     let names = || record.outputs.keys().map(String::as_str);
@@ -76,7 +84,10 @@ fn of_stage(store: &Store, records: &[Record], args: &PipelineArgs, name: &str, 
         (None, 1) => names().next().unwrap_or_default(),
         (None, _) => {
             let error = Error::usage(format!("stage `{name}` has several outputs"));
-            let hint = names().map(|o| format!("`{file}:{name}.{o}`")).collect::<Vec<_>>().join(" or ");
+            let hint = names()
+                .map(|o| format!("`{}`", quoted(&format!("{file}:{name}.{o}"))))
+                .collect::<Vec<_>>()
+                .join(" or ");
             return Err(error.hint(format!("write {hint}")));
         }
     };

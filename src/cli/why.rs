@@ -5,9 +5,11 @@ use super::common::print;
 use crate::report::text::{duration, instant};
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
+use erw_runner::journal::attempts::Attempts;
 use erw_runner::journal::explain::{ExplainedChange, Fact, PlannedState, Upstream, Why, why};
 use erw_runner::kind::Registry;
 use erw_runner::plan::CacheChecker;
+use erw_runner::plan::reason::Reason;
 use erw_runner::text::path_text;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,22 +38,21 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let text = serde_json::to_string_pretty(&why).map_err(|e| Error::internal("no JSON").because(e))?;
         return print(&(text + "\n"));
     }
-    print(&text(&why))
-}
-
-fn text(why: &Why) -> String {
-    let mut text = Text::default();
-    text.why(why);
-    text.0
+    let attempts = Attempts::read(&store)?;
+    let mut text = Text { attempts, text: String::new() };
+    text.why(&why);
+    print(&text.text)
 }
 
 /// Indented lines.
-#[derive(Default)]
-struct Text(String);
+struct Text {
+    attempts: Attempts,
+    text: String,
+}
 
 impl Text {
     fn line(&mut self, depth: usize, text: impl AsRef<str>) {
-        self.0.push_str(&format!("{}{}\n", "  ".repeat(depth), text.as_ref()));
+        self.text.push_str(&format!("{}{}\n", "  ".repeat(depth), text.as_ref()));
     }
 
     fn why(&mut self, why: &Why) {
@@ -73,7 +74,11 @@ impl Text {
             self.before(why);
             return;
         }
-        if why.verdict == PlannedState::Waits && !why.changes.is_empty() {
+        // It has no record, and may have run nevertheless.
+        let ended = why.key.as_ref().and_then(|key| self.attempts.ended(key));
+        if let (Some(ended), [ExplainedChange { reason: Reason::NeverRan, .. }]) = (ended, why.changes.as_slice()) {
+            self.line(1, ended);
+        } else if why.verdict == PlannedState::Waits && !why.changes.is_empty() {
             self.line(1, "its own changes:");
             why.changes.iter().for_each(|c| self.change(2, c));
         } else {

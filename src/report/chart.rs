@@ -4,7 +4,7 @@
 
 use super::chart_scale::Scale;
 use super::text::number;
-use erw_base::svg::{Svg, escaped};
+use erw_base::svg::Svg;
 
 /// Panels that share their x axis and their lines.
 pub struct Chart {
@@ -31,6 +31,8 @@ pub struct Line {
 /// A line of a legend.
 pub struct Entry {
     pub name: String,
+    /// Which of the named lines it is: two may have one name.
+    pub line: usize,
     /// An index of [`COLOURS`].
     pub colour: usize,
     /// The last value.
@@ -87,13 +89,13 @@ impl Chart {
 
     /// What the lines of a page's chart are, and where they end.
     pub fn legend(&self) -> Vec<Entry> {
-        let entry = |line: &Line| {
+        let entry = |(at, line): (usize, &Line)| {
             let last = line.points.last()?;
             let sd = if last.sd > 0.0 { format!(" ± {}", number(Some(last.sd))) } else { String::new() };
             let value = format!("{}{sd}", number(Some(last.mean)));
-            Some(Entry { name: line.name.clone(), colour: self.colour(&line.name), value })
+            Some(Entry { name: line.name.clone(), line: at, colour: self.colour(&line.name), value })
         };
-        self.lines().filter(|l| !l.faint).filter_map(entry).collect()
+        self.lines().filter(|l| !l.faint).enumerate().filter_map(entry).collect()
     }
 
     fn lines(&self) -> impl Iterator<Item = &Line> {
@@ -106,8 +108,10 @@ impl Chart {
         if !with_data {
             self.names_above(&mut svg, width);
         }
+        let mut first = 0;
         for (i, panel) in self.panels.iter().enumerate() {
-            self.panel(&mut svg, panel, WIDTH * i as f64, scaling, with_data);
+            self.panel(&mut svg, panel, WIDTH * i as f64, scaling, with_data.then_some(first));
+            first += panel.lines.iter().filter(|l| !l.faint).count();
         }
         label(&mut svg, width / 2.0, BOTTOM + 36.0, "middle", &self.x_title);
         label(&mut svg, width / 2.0, BOTTOM + 56.0, "middle", &self.note);
@@ -145,7 +149,8 @@ impl Chart {
         }
     }
 
-    fn panel(&self, svg: &mut Svg, panel: &Panel, offset: f64, scaling: Scaling, with_data: bool) {
+    /// `first`: the number of its first line, if the drawing has its values as data.
+    fn panel(&self, svg: &mut Svg, panel: &Panel, offset: f64, scaling: Scaling, first: Option<usize>) {
         let all = || panel.lines.iter().flat_map(|l| &l.points);
         let (left, right) = (offset + LEFT, offset + WIDTH - RIGHT);
         let x = Scale::linear(all().map(|p| p.x), left + 8.0, right - 8.0);
@@ -169,18 +174,18 @@ impl Chart {
         }
         svg.draw(format_args!("<path d=\"M{left:.1} {TOP}V{BOTTOM}H{right:.1}\" fill=\"none\" stroke=\"{GREY}\"/>"));
         panel.lines.iter().filter(|l| l.faint).for_each(|line| behind(svg, line, &x, &y));
-        for line in panel.lines.iter().filter(|l| !l.faint) {
-            let data = if with_data { data(line) } else { String::new() };
+        for (i, line) in panel.lines.iter().filter(|l| !l.faint).enumerate() {
+            let data = first.map_or_else(String::new, |first| data(line, first + i));
             curve(svg, line, COLOURS[self.colour(&line.name)], &x, &y, &data);
         }
     }
 }
 
-/// Name and values of a line as attributes.
-fn data(line: &Line) -> String {
+/// The number and the values of a line as attributes.
+fn data(line: &Line, number_of: usize) -> String {
     let joined =
         |value: fn(&Point) -> f64| line.points.iter().map(|p| number(Some(value(p)))).collect::<Vec<_>>().join(" ");
-    format!(" data-name=\"{}\" data-x=\"{}\" data-y=\"{}\"", escaped(&line.name), joined(|p| p.x), joined(|p| p.mean))
+    format!(" data-line=\"{number_of}\" data-x=\"{}\" data-y=\"{}\"", joined(|p| p.x), joined(|p| p.mean))
 }
 
 fn behind(svg: &mut Svg, line: &Line, x: &Scale, y: &Scale) {
@@ -257,13 +262,13 @@ mod tests {
     fn a_page_gets_values_beside_the_drawing() {
         let chart = chart(0.0);
         let page = chart.drawn(Scaling::Linear).unwrap();
-        assert!(page.contains("data-name=\"b&lt;c\" data-x=\"0 10\" data-y=\"2 4\""), "{page}");
+        assert!(page.contains("data-line=\"1\" data-x=\"0 10\" data-y=\"2 4\""), "{page}");
         assert!(!chart.svg().contains("data-"));
         assert!(chart.drawn(Scaling::Logarithmic).unwrap().contains("fd (log scale)"));
         assert!(!page.contains(">a</text>"), "its legend is beside it");
-        let legend: Vec<_> = chart.legend().into_iter().map(|e| (e.name, e.colour, e.value)).collect();
-        let entry = |name: &str, colour, value: &str| (name.to_string(), colour, value.to_string());
-        assert_eq!(legend, [entry("a", 0, "2"), entry("b<c", 1, "4"), entry("b<c", 1, "0.2")]);
+        let legend: Vec<_> = chart.legend().into_iter().map(|e| (e.name, e.line, e.colour, e.value)).collect();
+        let entry = |name: &str, line, colour, value: &str| (name.to_string(), line, colour, value.to_string());
+        assert_eq!(legend, [entry("a", 0, 0, "2"), entry("b<c", 1, 1, "4"), entry("b<c", 2, 1, "0.2")]);
         let mut with_zero = chart;
         with_zero.panels[0].lines[0].points[0].mean = 0.0;
         assert!(with_zero.drawn(Scaling::Logarithmic).is_none());

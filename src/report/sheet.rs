@@ -2,7 +2,7 @@
 //! JSON have every value in full. Knows nothing of what the columns mean.
 
 use super::table::{plain_table, trimmed};
-use super::text::number;
+use super::text::{number, one_line};
 use comfy_table::CellAlignment;
 use serde_json::{Map, Value as Json, json};
 
@@ -150,7 +150,7 @@ impl Sheet {
     fn short_rows(&self, shown: &[usize]) -> Vec<Vec<String>> {
         let mut last = None;
         let mut cells = |row: &Vec<Cell>| -> Vec<String> {
-            let mut cells: Vec<String> = shown.iter().map(|c| row[*c].short()).collect();
+            let mut cells: Vec<String> = shown.iter().map(|c| one_line(&row[*c].short())).collect();
             let repeats = self.grouped && last.as_ref() == row.first();
             last = row.first().cloned();
             if repeats {

@@ -1,6 +1,6 @@
 //! Text tables: the summary of a run, and plain rows with a header.
 
-use super::text::{duration, number};
+use super::text::{duration, number, one_line};
 use comfy_table::{LineStyle, Table, presets};
 use erw_runner::event::{LISTED, StageEnd, StageState};
 use std::path::Path;
@@ -21,7 +21,7 @@ pub fn summary(ends: &[StageEnd], more: usize) -> String {
             StageState::Cached => format!("({})", duration(end.seconds)),
             _ => duration(end.seconds),
         };
-        table.add_row([end.stage.clone(), status(end), time, result, artifacts(end)]);
+        table.add_row([one_line(&end.stage), status(end), time, result, artifacts(end)]);
     }
     let mut text = match ends.iter().any(|end| shown(&end)) {
         true => format!("{}\n", trimmed(&table)),

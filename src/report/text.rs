@@ -21,6 +21,11 @@ pub fn instant(utc: &str) -> String {
     }
 }
 
+/// A text in one line of a table: a name may contain a line break.
+pub fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 /// `1 stage`, `3 stages`.
 pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
@@ -84,5 +89,6 @@ mod tests {
         let numbers = [0.0, 2.0, 0.123_456, 123_456.0, 1e-9, -3.1].map(|v| number(Some(v)));
         assert_eq!(numbers, ["0", "2", "0.1235", "123456", "1.000e-9", "-3.1"]);
         assert_eq!(number(None), "nan");
+        assert_eq!(one_line("a\nb\tc"), "a b c");
     }
 }

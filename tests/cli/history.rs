@@ -4,8 +4,11 @@ use crate::support::deadline::Deadline;
 use crate::support::disk::Disk;
 use crate::support::space::redact;
 use crate::support::space::{Said, Space};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const PIPELINE: &str = r#"
 name = "back"
@@ -82,6 +85,64 @@ fn log_lists_runs_with_user_and_result() {
     assert_eq!((&json[0]["exit"], &json[0]["stages"][0]["state"]), (&1.into(), &"failed".into()));
     assert!(space.erw(&["log", "20"]).expect(2).stderr.contains("3 runs start with `20`"));
     assert!(space.erw(&["log", "x"]).expect(2).stderr.contains("no run `x`"));
+}
+
+/// The seconds of the last run, and of its first stage.
+fn seconds(space: &Space) -> (f64, f64) {
+    let runs: Value = serde_json::from_str(&space.erw(&["log", "--json"]).expect(0).stdout).unwrap();
+    (runs[0]["seconds"].as_f64().unwrap(), runs[0]["stages"][0]["seconds"].as_f64().unwrap())
+}
+
+#[test]
+fn a_stage_that_failed_or_was_suspended_has_the_time_of_its_attempt() {
+    let space = Space::new(&PIPELINE.replace("echo from a;", "sleep 1; exit 3;"));
+    space.write("src", "hello\n");
+    let said = space.erw(&["run", "p.toml", "--json", "--junit", "j.xml"]).expect(1).stdout;
+    let events = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let end = events.into_iter().find(|event| event["event"] == "ended").unwrap();
+    let is_whole = |seconds: f64| (1.0..60.0).contains(&seconds);
+    assert!(end["stage"] == "a" && is_whole(end["seconds"].as_f64().unwrap()), "{end}");
+    assert!(is_whole(seconds(&space).1), "{:?}", seconds(&space));
+    let time = space.read("j.xml").split_once("name=\"a\"").unwrap().1.split("time=\"").nth(1).unwrap().to_string();
+    assert!(is_whole(time.split('"').next().unwrap().parse().unwrap()), "{time}");
+    // What was never begun took no time.
+    assert_eq!(space.erw(&["log", "--json"]).expect(0).stdout.matches("\"seconds\": 0.0").count(), 2);
+    let space = Space::new(&PIPELINE.replace("echo from a;", "touch begun; sleep 600;"));
+    space.write("src", "hello\n");
+    let mut child = space.start(&[]);
+    space.until("the stage to begin", || space.path("begun").exists());
+    std::thread::sleep(Duration::from_secs(1));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    child.wait().unwrap();
+    assert!(is_whole(seconds(&space).1), "{:?}", seconds(&space));
+}
+
+#[test]
+fn the_time_of_what_is_at_work_goes_on_and_that_of_what_was_killed_stands() {
+    let space = Space::new(&PIPELINE.replace("echo from a;", "touch begun; sleep 600;"));
+    space.write("src", "hello\n");
+    let mut child = space.start(&[]);
+    space.until("the stage to begin", || space.path("begun").exists());
+    // It says nothing meanwhile.
+    space.until("two seconds", || seconds(&space).1 > 2.0);
+    let (of_run, of_stage) = seconds(&space);
+    assert!(of_run >= of_stage, "{of_run} {of_stage}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = seconds(&space);
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(seconds(&space), killed);
+    assert!(killed.0 < of_run, "its last event was its start: {killed:?}");
+}
+
+#[test]
+fn a_name_with_a_line_break_stays_in_its_row() {
+    let space = Space::new(&PIPELINE.replace("name = \"back\"", "name = \"ba\\nck\""));
+    space.write("src", "hello\n");
+    space.run(&[]).expect(0);
+    let list = space.erw(&["log"]).expect(0).stdout;
+    assert!(list.lines().count() == 1 && list.contains("  ba ck  "), "{list}");
+    assert_eq!(space.erw(&["log", "-n", "0"]).expect(0).stdout, "", "there are runs");
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod plan_and_why;
 mod plot;
 mod reference_curves;
 mod report;
+mod report_subjects;
 mod schema;
 mod settings;
 pub mod training_curves;

@@ -58,6 +58,22 @@ fn stages_with_numbers_are_curves_of_means_over_seeds() {
 }
 
 #[test]
+fn the_note_counts_the_runs_of_what_is_plotted() {
+    let once = "[stages.once]\nkind = \"command\"\nrun = \"echo '{\\\"size\\\": {params.gap}}' > {outputs.m}\"\n\
+                outputs = { m = \"metrics\" }\nparams = { gap = 0 }\n[sweep]\n";
+    let seeds =
+        SEEDS.replace("gap\" = 0", "gap\" = 0\n\"once.gap\" = 0").replace("gap\" = 3", "gap\" = 3\n\"once.gap\" = 3");
+    let space = Space::new(&format!("{}{once}{seeds}", STAGES.trim_end_matches("[sweep]\n")));
+    space.erw(&["sweep", "p.toml", "--plain"]).expect(0);
+    let svg = plot(&space, &["--y", "fd-*"], 0).stdout;
+    assert!(svg.contains(">mean and standard deviation of 2 trials<"), "not of `once`, which ran once: {svg}");
+    let table = space.erw(&["sweep", "p.toml", "--table", "--format", "csv"]).expect(0).stdout;
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
+    let at = rows[0].iter().position(|title| *title == "size").unwrap();
+    assert_eq!(rows[1][at..at + 3], ["0", "", "1"], "no deviation of one value: {table}");
+}
+
+#[test]
 fn an_axis_with_numbers_is_x() {
     let space = done("\"base.gap\" = [1, 4]\n\"base.tag\" = [\"k@5\", \"k@15\"]\n");
     let names = |args: &[&str]| -> Vec<String> {

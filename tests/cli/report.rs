@@ -88,6 +88,9 @@ fn a_page_works_in_a_browser() {
     let search = "#table-trials input";
     browser.keys(search, "fd-20.fd < 6");
     assert_eq!(trials(), ["near"]);
+    browser.run("document.querySelector('#table-trials input').value = ''");
+    browser.keys(search, "fd-20 < 6");
+    assert_eq!(trials(), ["near"], "a stage stands for its first result, not for its setting");
     assert_eq!(texts(&browser, "#table-trials output"), ["1 of 2 rows"]);
     let copied = browser.wait(
         "const done = arguments[arguments.length - 1];

@@ -124,6 +124,13 @@ fn metrics_by_step_are_a_table() {
     assert_eq!(stages, [&["warmup"; 5][..], &["train"; 3]].concat());
     assert!(both[0]["alignment_weight"].is_null() && both[5]["loss"].is_number());
     assert!(table(&["train"], 0).stdout.contains(" grad_norm "));
+    // Without the files of the attempt, as in a cache that pulled it: what its artifact says of every
+    // step.
+    std::fs::remove_dir_all(space.path("cache/v1/logs")).unwrap();
+    let csv = table(&["train", "--format", "csv"], 0).stdout;
+    let titles: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    assert!(csv.lines().count() == 7 && TITLES[..6].iter().all(|title| titles.contains(title)), "{csv}");
+    assert!(!csv.lines().nth(1).unwrap().contains(",,"), "each has a value: {csv}");
 }
 
 #[test]

@@ -220,12 +220,13 @@ fn the_table_shows_means_over_seeds() {
     assert_eq!(
         table(&space, &[]),
         "trial,pack.limit,n,status,images,images_sd,images_n,classes,classes_sd,classes_n\n\
-         limit=2,2,2,cached,4,0,2,2,0,2\nlimit=1,1,2,cached,2,0,2,2,0,2\nlimit=3,3,2,cached,6,0,2,2,0,2\n"
+         limit=2,2,2,cached,4,,1,2,,1\nlimit=1,1,2,cached,2,,1,2,,1\nlimit=3,3,2,cached,6,,1,2,,1\n",
+        "`pack` does not depend on the seed: it ran once for both"
     );
     let over = table(&space, &["--over", "limit"]);
     assert!(over.contains("seed=0,0,3,cached,4,2,3,2,0,3\n"), "{over}");
     let all = table(&space, &["--over", "pack.limit", "--over", "seed"]);
-    assert!(all.contains("all,6,cached,4,1.7888543819998317,6,2,0,6\n"), "{all}");
+    assert!(all.contains("all,6,cached,4,2,3,2,0,3\n"), "{all}");
     let each = sweep(&space, &["--each", "--table", "--format", "json"]).expect(0).stdout;
     let each: Value = serde_json::from_str(&each).unwrap();
     let first = json!({
@@ -256,6 +257,19 @@ fn tables_are_sorted_and_filtered() {
     );
     let markdown = sweep(&space, &["--table", "--format", "markdown", "--filter", "limit=1"]).expect(0).stdout;
     insta::assert_snapshot!("markdown", markdown);
+}
+
+#[test]
+fn a_stage_stands_for_its_first_metric_and_several_of_a_name_are_told_apart() {
+    let two = "[stages.again]\nkind = \"images\"\nparams = { source = \"img\", resolution = 2, transform = \"none\", limit = 3 }\n";
+    let space = scored(&format!("{two}[sweep]\n\"pack.limit, again.limit\" = [2, 1, 3]\n"));
+    sweep(&space, &[]).expect(0);
+    let sorted = ["limit=1", "limit=2", "limit=3"];
+    assert_eq!(names(&table(&space, &["--sort", "again"])), sorted);
+    assert_eq!(names(&table(&space, &["--filter", "again < 3"])), ["limit=1"]);
+    let said = sweep(&space, &["--table", "--sort", "images"]).expect(2).stderr;
+    let text = "error: `--sort images`: several stages have a metric `images`\nhint: write one of ";
+    assert!(said.starts_with(text) && said.contains("`again.images`"), "{said}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use erw_runner::cache::sources::listing;
 use erw_runner::cache::store::Store;
 use erw_runner::files::digest::Digest;
 use erw_runner::kind::{Registry, value};
-use named::Named;
+use named::{Named, refuse_values};
 use serde_json::Value as Json;
 use side::{Side, StageSummary};
 use std::collections::BTreeSet;
@@ -50,8 +50,10 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         print(&sheet.render(args.format))?;
         return outside.map_or(Ok(()), Err);
     }
-    let side = |text: &str| Side::of(&Named::load(text, &args.set, &store, registry)?, &store);
-    let (a, b) = (side(&args.a)?, side(&args.b)?);
+    let named = |text: &str| Named::load(text, &args.set, &store, registry);
+    let (a, b) = (named(&args.a)?, named(&args.b)?);
+    refuse_values(&[&a, &b], &args.set)?;
+    let (a, b) = (Side::of(&a, &store)?, Side::of(&b, &store)?);
     let (rows, equal) = rows(&a, &b, args.all, &store);
     let short = matches!(args.format, Format::Text | Format::Markdown);
     if rows.is_empty() && args.format == Format::Text {

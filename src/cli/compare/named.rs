@@ -50,6 +50,77 @@ impl Named {
     }
 }
 
+/// What such a text consists of.
+pub struct Parts<'a> {
+    pub revision: Option<&'a str>,
+    /// Empty for `run:ID`.
+    pub file: &'a str,
+    pub trial: Option<&'a str>,
+    pub run: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    /// Of a text that [`Named::load`] has read.
+    pub fn of(text: &'a str) -> Self {
+        let plain = |file| Self { revision: None, file, trial: None, run: None };
+        if Path::new(text).exists() {
+            return plain(text);
+        }
+        if let Some(id) = text.strip_prefix("run:") {
+            return Self { run: Some(id), ..plain("") };
+        }
+        if let Some((file, id)) = text.split_once("@run:") {
+            return Self { run: Some(id), ..plain(file) };
+        }
+        if let Some((file, trial)) = at(text, Path::exists) {
+            return Self { trial: Some(trial), ..plain(file) };
+        }
+        let Some((revision, rest)) = text.split_once(':') else { return plain(text) };
+        // A file of the revision need not exist now.
+        let end = rest.find(".toml@").map(|at| at + ".toml".len()).or_else(|| rest.find('@'));
+        let (file, trial) = end.map_or((rest, None), |end| (&rest[..end], Some(&rest[end + 1..])));
+        Self { revision: Some(revision), trial, ..plain(file) }
+    }
+
+    /// The text with at most so many of the last parts of the file's path.
+    fn short(&self, parts: usize) -> String {
+        let start = self.file.rmatch_indices('/').nth(parts - 1).map_or(0, |(at, _)| at + 1);
+        let revision = self.revision.map_or_else(String::new, |revision| format!("{revision}:"));
+        let trial = self.trial.map_or_else(String::new, |trial| format!("@{trial}"));
+        let run = self.run.map_or_else(String::new, |id| format!("run:{id}"));
+        let between = if self.run.is_some() && !self.file.is_empty() { "@" } else { "" };
+        format!("{revision}{}{trial}{between}{run}", &self.file[start..])
+    }
+}
+
+/// A text without the folders of its file.
+pub fn short(text: &str) -> String {
+    Parts::of(text).short(1)
+}
+
+/// Two texts with as few folders as tell them apart.
+pub fn labels(texts: [&str; 2]) -> [String; 2] {
+    let parts = texts.map(Parts::of);
+    let most = parts.iter().map(|parts| parts.file.matches('/').count() + 1).max().unwrap_or(1);
+    let all = (1..=most).map(|n| [parts[0].short(n), parts[1].short(n)]);
+    let differing = all.into_iter().find(|[a, b]| a != b);
+    differing.unwrap_or_else(|| [format!("{} (A)", parts[0].short(1)), format!("{} (B)", parts[1].short(1))])
+}
+
+/// Refuses `--set` and `--axis` where there are only past runs, whose values are what they were.
+pub fn refuse_values(all: &[&Named], set: &SetArgs) -> Result<()> {
+    let flag = match (set.set.is_empty(), set.axis.is_empty()) {
+        (false, _) => "--set",
+        (_, false) => "--axis",
+        _ => return Ok(()),
+    };
+    if all.iter().any(|named| matches!(named, Named::Pipeline { .. })) {
+        return Ok(());
+    }
+    let error = Error::usage(format!("`{flag}` does not apply to a past run"));
+    Err(error.hint("its values are those that it ran with; name a pipeline to choose others"))
+}
+
 /// Splits `FILE@TRIAL`. Both may contain an `@`, so the first split whose file exists is taken.
 fn at(text: &str, there: impl Fn(&Path) -> bool) -> Option<(&str, &str)> {
     let mut splits = text.match_indices('@').map(|(i, _)| (&text[..i], &text[i + 1..]));
@@ -148,5 +219,21 @@ fn put_sources_right(pipeline: &mut Pipeline, checkout: Option<&Checkout>) {
         .filter(|s| !s.path.exists())
     {
         source.path = checkout.origin(&source.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_have_the_folders_that_tell_files_apart_and_whole_values() {
+        let labelled = |a, b| labels([a, b]);
+        assert_eq!(labelled("x/a.toml", "y/b.toml"), ["a.toml", "b.toml"]);
+        assert_eq!(labelled("x/A/p.toml", "x/B/p.toml"), ["A/p.toml", "B/p.toml"]);
+        assert_eq!(labelled("p.toml", "x/p.toml"), ["p.toml", "x/p.toml"]);
+        assert_eq!(labelled("HEAD:x/p.toml", "x/p.toml"), ["HEAD:p.toml", "p.toml"]);
+        assert_eq!(labelled("v1/2:x/p.toml@t=x/y", "run:7"), ["v1/2:p.toml@t=x/y", "run:7"]);
+        assert_eq!(labelled("x/p.toml@run:7", "x/p.toml@run:7"), ["p.toml@run:7 (A)", "p.toml@run:7 (B)"]);
     }
 }

@@ -65,9 +65,7 @@ pub fn run(args: &Args, registry: Registry) -> Result<()> {
     if images.count < FEW {
         text += "note: a model that is trained on so few images repeats them\n";
     }
-    if !plan.measured && !sizes.published() {
-        text += "note: too few images or classes to hold some out; samples are not measured\n";
-    }
+    text.extend(plan.why_unmeasured().map(|why| format!("note: samples are not measured: {why}\n")));
     if sizes.resolution > images.usual_side() {
         text += "note: half of the images or more are smaller than that and are enlarged\n";
     }

@@ -35,6 +35,18 @@ impl<'a> Plan<'a> {
         Self { set, source, images, sizes: Sizes::of(side, trained, resolution), measured }
     }
 
+    /// What a set of images lacks that its samples could be measured with.
+    pub fn why_unmeasured(&self) -> Option<String> {
+        match self.images.classes() {
+            _ if self.measured || self.sizes.published() => None,
+            0 | 1 => Some("the network that measures them tells classes apart, so it takes two or more".into()),
+            _ => Some(format!(
+                "too few images to hold every {HOLDOUT_EVERY}th out; {} suffice",
+                MEASURABLE * HOLDOUT_EVERY
+            )),
+        }
+    }
+
     /// The whole file.
     pub fn text(&self) -> String {
         let networks = if self.sizes.published() { self.published() } else { self.trained() };

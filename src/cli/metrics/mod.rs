@@ -12,6 +12,7 @@ use erw_base::error::Result;
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
 use erw_runner::exec::metrics_json;
+use erw_runner::journal::attempts::Attempts;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::command;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
@@ -83,7 +84,11 @@ fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet,
     let selected = select(pipeline, names)?;
     let asked: BTreeSet<StageId> = names.iter().flat_map(|n| named(pipeline, n)).collect();
     let (mut rows, mut notes) = (vec![], vec![]);
-    for (id, verdict) in plan(&CacheChecker::new(pipeline, store, BTreeSet::new()), &selected)? {
+    let checker = CacheChecker::new(pipeline, store, BTreeSet::new());
+    let verdicts = plan(&checker, &selected)?;
+    let has_new = verdicts.iter().any(|(_, verdict)| never_ran(verdict));
+    let attempts = if has_new { Attempts::read(store)? } else { Attempts::default() };
+    for (id, verdict) in verdicts {
         if !asked.is_empty() && !asked.contains(&id) {
             continue;
         }
@@ -96,7 +101,9 @@ fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet,
             Verdict::Cached(record) => record.results.as_slice(),
             _ => &[],
         };
-        let says = Cell::Text(standing(pipeline, &verdict));
+        let key = checker.key_of(id).filter(|_| never_ran(&verdict));
+        let ended = key.and_then(|key| attempts.ended(&key.to_string()));
+        let says = Cell::Text(ended.unwrap_or_else(|| standing(pipeline, &verdict)));
         // A cached stage without results is listed only if it was named.
         if results.is_empty() && (!matches!(verdict, Verdict::Cached(_)) || asked.contains(&id)) {
             rows.push(vec![stage.clone(), Cell::None, Cell::None, says.clone()]);
@@ -110,11 +117,15 @@ fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<(Sheet,
     Ok((Sheet { columns, rows, grouped: true }, notes))
 }
 
+fn never_ran(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Run(reasons) if reasons == &[Reason::NeverRan])
+}
+
 /// The status of a stage, in a few words.
 pub fn standing(pipeline: &Pipeline, verdict: &Verdict) -> String {
     match verdict {
         Verdict::Cached(_) => "cached".into(),
-        Verdict::Run(reasons) if reasons == &[Reason::NeverRan] => "never ran".into(),
+        Verdict::Run(_) if never_ran(verdict) => "never ran".into(),
         Verdict::Run(reasons) => {
             format!("stale: {}", reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         }

@@ -1,16 +1,22 @@
 //! `erw metrics --steps`: metrics by training step, from the files of the last attempts. These are
-//! in the work folder of a stage until it ends, then with its logs.
+//! in the work folder of a stage until it ends, then with its logs; they stay in the cache in which
+//! it ran, where artifacts go to others.
 
 use crate::cli::logs::key;
 use crate::report::sheet::{Cell, Column, Sheet};
 use erw_base::error::{Error, Result};
+use erw_runner::cache::action_cache::{Lookup, lookup};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::step_log::{self, METRICS, Row, TIMES, step_of};
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::{named, select};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// In the artifact of a training: a row for each step.
+const CURVE: &str = "curve.jsonl";
 
 /// A row for each step that a stage logged; a column for each number that any of them has.
 pub fn sheet(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Sheet> {
@@ -58,9 +64,10 @@ fn folder(store: &Store, key: &Key) -> Option<PathBuf> {
     [store.work_dir(key), store.log_dir(key)].into_iter().find(|dir| dir.join(METRICS).exists())
 }
 
-/// Metrics and times of the last attempt at an action, by step.
+/// Metrics and times of the last attempt at an action, by step. Without its files, as in a cache that
+/// got the record from a remote, the curve that its artifact contains.
 pub fn of_action(store: &Store, key: &Key) -> Result<Vec<Row>> {
-    let Some(dir) = folder(store, key) else { return Ok(vec![]) };
+    let Some(dir) = folder(store, key) else { return of_artifact(store, key) };
     let mut times: BTreeMap<u64, Row> =
         read(&dir.join(TIMES))?.into_iter().filter_map(|row| Some((step_of(&row)?, row))).collect();
     let mut rows = read(&dir.join(METRICS))?;
@@ -69,6 +76,22 @@ pub fn of_action(store: &Store, key: &Key) -> Result<Vec<Row>> {
         row.extend(more);
     }
     Ok(rows)
+}
+
+/// The curve of the first artifact that has one. Parts of its loss are under names of their own, as
+/// they are logged.
+fn of_artifact(store: &Store, key: &Key) -> Result<Vec<Row>> {
+    let Lookup::Hit(record) = lookup(store, key)? else { return Ok(vec![]) };
+    let files = record.outputs.values().map(|output| store.object(&output.measured.digest).join(CURVE));
+    let Some(file) = files.into_iter().find(|file| file.is_file()) else { return Ok(vec![]) };
+    let flat = |row: Row| {
+        let parts = |(name, value): (String, Value)| match value {
+            Value::Object(parts) => parts.into_iter().collect(),
+            value => vec![(name, value)],
+        };
+        row.into_iter().flat_map(parts).collect()
+    };
+    Ok(read(&file)?.into_iter().map(flat).collect())
 }
 
 fn read(path: &Path) -> Result<Vec<Row>> {

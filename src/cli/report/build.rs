@@ -17,13 +17,15 @@ use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
 use erw_runner::host;
 use erw_runner::journal::read::{Run, RunState};
-use erw_runner::text::log_lines;
-use std::collections::BTreeSet;
+use erw_runner::text::{log_lines, suggest};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Stages in full; with more, the tables have to do.
 const DETAILS: usize = 200;
-/// Larger files of a pipeline are not copied into the page.
-const FILE: u64 = 256 << 10;
+/// Runs that are named one by one.
+const RUNS: usize = 5;
+/// Of times, where earlier attempts took more.
+const LAST: &str = "last attempts only";
 
 /// Fills in every part that is empty. Pictures come last: they take the room that the rest leaves.
 pub fn page(mut page: Page, subject: &Subject, store: &Store, wishes: &Wishes) -> Result<Page> {
@@ -38,6 +40,7 @@ pub fn page(mut page: Page, subject: &Subject, store: &Store, wishes: &Wishes) -
     }
     page.time_line = subject.run.as_ref().and_then(|run| time_line(run, subject, &detailed, &mut page.notes));
     page.costs = costs(subject).into_iter().collect();
+    page.notes.extend(replaced(subject));
     page.stages = detailed.iter().map(|at| detail(subject, *at, wishes)).collect();
     page.provenance = provenance(subject, store, wishes);
     files(subject, wishes, &mut page.again);
@@ -79,7 +82,7 @@ fn failures(subject: &Subject, store: &Store) -> Vec<Trouble> {
         let place = error.place.iter().filter(|p| !p.is_empty()).map(|place| format!("at {place}"));
         let causes = error.causes.iter().map(|cause| format!("cause: {cause}"));
         let hints = error.hints.iter().map(|hint| format!("hint: {hint}"));
-        let log = || Some(log_lines::tail(&logs::latest(store, facts.key.as_ref()?, 0)?));
+        let log = || Some(log_lines::tail(&logs::latest(store, facts.logged.as_ref()?, 0)?));
         let log = if error.tail.is_empty() { log().unwrap_or_default() } else { error.tail.clone() };
         Trouble {
             stage: title(subject, at),
@@ -104,26 +107,43 @@ fn headline(subject: &Subject) -> Vec<Headline> {
         let name = if result.name == base { base.to_string() } else { format!("{base}: {}", result.name) };
         if found.len() == 1 {
             let state = &subject.facts[*at].state;
-            let note = if state.tone == Tone::Good { String::new() } else { state.word.clone() };
-            all.push(Headline { name, value: number(result.value), note });
+            let word = if state.tone == Tone::Good { "" } else { &state.word };
+            let note = [subject.label_of(*at), word].into_iter().filter(|part| !part.is_empty());
+            all.push(Headline { name, value: number(result.value), note: note.collect::<Vec<_>>().join(", ") });
             continue;
         }
         let value = |(r, at): &(&erw_runner::event::Measure, usize)| Some((r.value?, *at));
         let mut values: Vec<(f64, usize)> = found.iter().filter_map(value).collect();
         values.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (Some((least, low)), Some((most, high))) = (values.first(), values.last()) else { continue };
-        let value = format!("{} to {}", number(Some(*least)), number(Some(*most)));
-        let note = format!("{} to {}", subject.label_of(*low), subject.label_of(*high));
+        let (value, note) = match values.len() {
+            1 => (number(Some(*least)), subject.label_of(*low).to_string()),
+            2 if least == most => (number(Some(*least)), "the same in both".into()),
+            n if least == most => (number(Some(*least)), format!("the same in all {n}")),
+            _ => (
+                format!("{} to {}", number(Some(*least)), number(Some(*most))),
+                format!("{} to {}", subject.label_of(*low), subject.label_of(*high)),
+            ),
+        };
         all.push(Headline { name, value, note });
     }
-    let seconds: f64 = subject.facts.iter().filter_map(|f| f.record.as_ref()).map(|r| r.seconds).sum();
-    if seconds > 0.0 {
-        let on_gpu: f64 =
-            subject.facts.iter().filter_map(|f| f.record.as_ref()).filter(|r| is_gpu(r)).map(|r| r.seconds).sum();
-        let note = if on_gpu > 0.0 { format!("{} of it on GPUs", duration(on_gpu)) } else { String::new() };
-        all.push(Headline { name: "Time of all stages".into(), value: duration(seconds), note });
-    }
+    all.extend(total_time(subject));
     all
+}
+
+/// Stages that two sides of a comparison have in common count once.
+fn total_time(subject: &Subject) -> Option<Headline> {
+    let records: BTreeMap<_, &Facts> =
+        subject.facts.iter().filter_map(|facts| Some((facts.record.as_ref()?.key(), facts))).collect();
+    let seconds = |counts: &dyn Fn(&Record) -> bool| {
+        let records = records.values().filter_map(|facts| facts.record.as_ref());
+        records.filter(|record| counts(record)).map(|record| record.seconds).sum::<f64>()
+    };
+    let (all, on_gpu) = (seconds(&|_| true), seconds(&is_gpu));
+    let gpu = (on_gpu > 0.0).then(|| format!("{} of it on GPUs", duration(on_gpu)));
+    let partial = records.values().any(|facts| facts.is_last_attempt()).then(|| LAST.to_string());
+    let note = gpu.into_iter().chain(partial).collect::<Vec<_>>().join("; ");
+    (all > 0.0).then(|| Headline { name: "Time of all stages".into(), value: duration(all), note })
 }
 
 fn is_gpu(record: &Record) -> bool {
@@ -183,33 +203,36 @@ fn graph(subject: &Subject, detailed: &BTreeSet<usize>) -> Graph {
 }
 
 fn with_time(facts: &Facts) -> String {
-    match &facts.record {
-        Some(record) => format!("{}, {}", facts.kind, duration(record.seconds)),
+    match facts.seconds {
+        Some(seconds) => format!("{}, {}", facts.kind, duration(seconds)),
         None => facts.kind.clone(),
     }
 }
 
-/// The stages that a run worked on.
+/// The stages of the page that a run worked on.
 fn time_line(run: &Run, subject: &Subject, detailed: &BTreeSet<usize>, notes: &mut Vec<String>) -> Option<TimeLine> {
     let worked = run.stages.iter().filter(|end| end.state != "cached" && (end.started > 0.0 || end.seconds > 0.0));
     let bar = |end: &erw_runner::journal::read::Ended| {
-        let to = if end.state == "running" { run.seconds.max(end.started) } else { end.started + end.seconds };
-        let known = subject.facts.iter().enumerate().find(|(_, facts)| facts.name == end.stage);
+        let is_it = |facts: &Facts| {
+            facts.name == end.stage
+                && end.key.as_ref().is_none_or(|key| facts.key.map(|k| k.to_string()).as_ref() == Some(key))
+        };
+        let at = subject.facts.iter().position(is_it)?;
         let tone = match end.state.as_str() {
             "done" => Tone::Good,
             "failed" => Tone::Bad,
             "running" => Tone::Busy,
             _ => Tone::Open,
         };
-        Bar {
+        Some(Bar {
             name: end.stage.clone(),
             from: end.started,
-            to,
+            to: end.started + end.seconds,
             state: State { word: end.state.replace("done", "ran").replace('_', " "), tone },
-            has_detail: known.is_some_and(|(at, _)| detailed.contains(&at)),
-        }
+            has_detail: detailed.contains(&at),
+        })
     };
-    let mut bars: Vec<Bar> = worked.map(bar).collect();
+    let mut bars: Vec<Bar> = worked.filter_map(bar).collect();
     if bars.len() > time_line::MOST {
         bars.sort_by(|a, b| (b.to - b.from).total_cmp(&(a.to - a.from)));
         notes.push(format!("the time line shows the longest {} of {}", time_line::MOST, count(bars.len(), "stage")));
@@ -234,7 +257,7 @@ fn costs(subject: &Subject) -> Option<Table> {
         cells.extend(is_trial.then(|| text(subject.label_of(at).into())));
         cells.push(Cell::Text(facts.kind.clone()));
         cells.push(Cell::Text(facts.state.word.clone()));
-        cells.push(record.map_or(Cell::None, |r| Cell::Value(r.seconds.into(), duration(r.seconds))));
+        cells.push(facts.seconds.map_or(Cell::None, |seconds| Cell::Value(seconds.into(), duration(seconds))));
         cells.push(record.map_or(Cell::None, |r| Cell::Value(r.attempts.into(), r.attempts.to_string())));
         cells.push(record.and_then(|r| r.peak).map_or(Cell::None, |peak| Cell::Value(peak.into(), bytes(peak))));
         cells.push(record.map_or(Cell::None, |r| text(r.device.clone())));
@@ -244,7 +267,8 @@ fn costs(subject: &Subject) -> Option<Table> {
     };
     let mut titles = vec!["stage"];
     titles.extend(is_trial.then_some(if subject.is_comparison { "side" } else { "trial" }));
-    titles.extend(["kind", "state", "time", "attempts", "peak memory", "device", "made", "key"]);
+    let time = if subject.facts.iter().any(Facts::is_last_attempt) { "time of the last attempt" } else { "time" };
+    titles.extend(["kind", "state", time, "attempts", "peak memory", "device", "made", "key"]);
     let rows: Vec<Vec<Cell>> = subject.facts.iter().enumerate().map(row).collect();
     let sheet = Sheet { columns: titles.into_iter().map(Column::new).collect(), rows, grouped: false };
     (!sheet.rows.is_empty()).then_some(Table { id: "costs", title: "Time and memory of each stage".into(), sheet })
@@ -254,11 +278,15 @@ fn detail(subject: &Subject, at: usize, wishes: &Wishes) -> StageDetail {
     let facts = &subject.facts[at];
     let mut told: Vec<(String, String)> = vec![];
     let mut tell = |name: &str, value: String| told.push((name.into(), value));
-    if facts.record.is_none() && !facts.standing.is_empty() {
+    if facts.record.is_none() && facts.results.is_empty() && !facts.standing.is_empty() {
         tell("why it has no results", facts.standing.clone());
     }
+    if let (None, Some(seconds)) = (&facts.record, facts.seconds) {
+        tell("time of the last attempt", duration(seconds));
+    }
     if let Some(record) = &facts.record {
-        tell("made", format!("{} in {}", instant(&record.created), duration(record.seconds)));
+        let last = if facts.is_last_attempt() { ", the last attempt" } else { "" };
+        tell("made", format!("{} in {}{last}", instant(&record.created), duration(record.seconds)));
         let resumed = record.resumed.map_or_else(String::new, |step| format!(", the last from step {step}"));
         tell("attempts", format!("{}{resumed}", record.attempts));
         record.peak.into_iter().for_each(|peak| tell("peak memory", bytes(peak)));
@@ -286,7 +314,8 @@ fn detail(subject: &Subject, at: usize, wishes: &Wishes) -> StageDetail {
     }
 }
 
-/// Where the results come from, as far as it is recorded.
+/// Where the results come from, as far as it is recorded: the runs that made what is shown, not those
+/// that found it or worked on other values.
 fn provenance(subject: &Subject, store: &Store, wishes: &Wishes) -> Vec<(String, String)> {
     let mut told: Vec<(String, String)> = vec![];
     let mut tell = |name: &str, value: String| {
@@ -294,7 +323,7 @@ fn provenance(subject: &Subject, store: &Store, wishes: &Wishes) -> Vec<(String,
             told.push((name.into(), value));
         }
     };
-    if let Some(run) = &subject.run {
+    for run in subject.makers.iter().take(RUNS) {
         tell("run", format!("{}, {}", run.id, instant(&run.began)));
         if !wishes.anonymous {
             tell("command", run.command.join(" "));
@@ -303,10 +332,17 @@ fn provenance(subject: &Subject, store: &Store, wishes: &Wishes) -> Vec<(String,
         tell("class of its machine", run.class.clone());
         if let Some(commit) = &run.commit {
             let dirty = if commit.is_dirty { ", with changes that are not committed" } else { "" };
-            tell("git commit of the pipeline", format!("{}{dirty}", commit.id));
+            tell("git commit of its pipeline", format!("{}{dirty}", commit.id));
         }
     }
+    if subject.makers.len() > RUNS {
+        tell("further runs", (subject.makers.len() - RUNS).to_string());
+    }
     let records = || subject.facts.iter().filter_map(|facts| facts.record.as_ref());
+    let elsewhere = subject.facts.iter().filter(|facts| facts.record.is_some() && facts.run.is_none()).count();
+    if elsewhere > 0 {
+        tell("made by runs that this cache does not know", count(elsewhere, "stage"));
+    }
     let distinct = |of: &dyn Fn(&Record) -> String| {
         let all: BTreeSet<String> = records().map(of).filter(|text| !text.is_empty()).collect();
         all.into_iter().collect::<Vec<_>>().join("; ")
@@ -321,6 +357,17 @@ fn provenance(subject: &Subject, store: &Store, wishes: &Wishes) -> Vec<(String,
     told
 }
 
+/// What a past run left and later runs of the same work replaced.
+fn replaced(subject: &Subject) -> Option<String> {
+    let names: Vec<&str> =
+        subject.facts.iter().filter(|facts| facts.is_replaced()).map(|facts| facts.name.as_str()).collect();
+    let text = || {
+        let names = suggest::ticked(names.iter().copied());
+        format!("later runs did the work of {names} again; what they left, such as logs and pictures, is not shown")
+    };
+    (!names.is_empty()).then(text)
+}
+
 /// The files of the pipeline.
 fn files(subject: &Subject, wishes: &Wishes, again: &mut Again) {
     if wishes.anonymous && !subject.files.is_empty() {
@@ -328,11 +375,9 @@ fn files(subject: &Subject, wishes: &Wishes, again: &mut Again) {
         return;
     }
     for file in &subject.files {
-        let is_small = std::fs::metadata(file).is_ok_and(|m| m.len() <= FILE);
-        let text = std::fs::read_to_string(file).ok().filter(|_| is_small);
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match text {
-            Some(text) => again.files.push((name, text)),
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match &file.text {
+            Some(text) => again.files.push((name, text.clone())),
             None => again.notes.push(format!("`{name}` is too large for the page, or cannot be read.")),
         }
     }

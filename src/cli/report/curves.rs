@@ -3,6 +3,7 @@
 
 use super::subject::{Row, Subject};
 use crate::cli::metrics::steps;
+use crate::cli::plot;
 use crate::report::chart::{Chart, Line, Panel, Point};
 use crate::report::page::content::{CurveGroup, Titled};
 use crate::report::sheet::spread;
@@ -26,7 +27,7 @@ pub fn groups(subject: &Subject, store: &Store) -> Result<(Vec<CurveGroup>, Vec<
     for base in subject.bases() {
         let mut curves = Curves { subject, base, of: BTreeMap::new() };
         for stage in subject.of_base(base) {
-            if let Some(key) = &subject.facts[stage].key {
+            if let Some(key) = &subject.facts[stage].logged {
                 curves.of.insert(stage, by_metric(steps::of_action(store, key)?));
             }
         }
@@ -90,7 +91,7 @@ impl Curves<'_> {
 
     fn chart(&self, metric: &str) -> Titled<Chart> {
         let mut lines = vec![];
-        let mut averaged = 0;
+        let mut averaged = BTreeSet::new();
         if self.subject.is_shared(self.base) {
             let stage = self.subject.of_base(self.base).into_iter().next();
             let values = stage.and_then(|stage| self.values(stage, metric));
@@ -100,26 +101,27 @@ impl Curves<'_> {
             for row in named {
                 let values: Vec<&Values> =
                     self.stages(row).into_iter().filter_map(|stage| self.values(stage, metric)).collect();
-                averaged = averaged.max(values.len());
                 if !values.is_empty() {
+                    averaged.insert(values.len());
                     lines.push(line(&row.label, points(&values), POINTS, false));
                 }
             }
             // Each trial of an average, then those without a line of their own.
-            let single = |row: &&Row| row.sides.len() > 1;
-            let behind: BTreeSet<usize> = named.iter().filter(single).flat_map(|row| self.stages(row)).collect();
+            let is_mean = |row: &&Row| self.stages(row).len() > 1;
+            let behind: BTreeSet<usize> = named.iter().filter(is_mean).flat_map(|row| self.stages(row)).collect();
             let others = self.subject.rows.iter().skip(NAMED).flat_map(|row| self.stages(row));
             let behind: Vec<usize> = behind.into_iter().chain(others).take(FAINT).collect();
             let faint = behind.iter().filter_map(|stage| self.values(*stage, metric));
             lines.extend(faint.map(|values| line("", points(&[values]), FAINT_POINTS, true)));
         }
-        let note = if averaged > 1 { format!("mean and standard deviation of {averaged}") } else { String::new() };
+        let note = plot::averaged(&averaged);
         let panels = vec![Panel { title: metric.into(), lines }];
         let chart = Chart { x_title: "step".into(), panels, note };
         Titled { title: format!("{} of {}", metric, self.base), content: chart }
     }
 
-    fn stages(&self, row: &Row) -> Vec<usize> {
+    /// Each once: sides may share a stage, which ran once.
+    fn stages(&self, row: &Row) -> BTreeSet<usize> {
         row.sides.iter().filter_map(|side| self.subject.sides[*side].stages.get(self.base).copied()).collect()
     }
 }

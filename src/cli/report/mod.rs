@@ -1,8 +1,10 @@
 //! `erw report`: one HTML page of a pipeline, a sweep, a run, or two of them beside each other.
 //! Runs nothing.
 
+mod again;
 mod anonymous;
 mod build;
+mod charts;
 mod curves;
 mod facts;
 mod pictures;
@@ -12,35 +14,36 @@ mod wishes;
 use super::common::pipeline_args::{PipelineArgs, SetArgs};
 use super::common::print;
 use super::common::signals::stop;
-use super::compare::named::Named;
+use super::compare::named::{Named, Parts, labels, refuse_values, short};
+use super::sweep::row::Status;
 use super::sweep::table_options::TableArgs;
-use super::{compare, plot, sweep};
-use crate::report::chart::{Chart, Panel};
-use crate::report::page;
-use crate::report::page::content::{Again, Page, Table, Titled};
-use crate::report::sheet::{Format, Sheet};
+use super::{compare, sweep};
+use crate::report::page::content::{Again, Page, Table, Trouble};
+use crate::report::sheet::Format;
 use crate::report::text::{bytes, count, instant};
+use crate::report::{diagnostic, page};
+use again::{again, typed};
 use anonymous::Anonymous;
+use charts::charts;
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_runner::cache::store::Store;
 use erw_runner::files::disk::{Durability, write_file};
 use erw_runner::host::utc_now;
+use erw_runner::journal::attempts::Attempts;
 use erw_runner::journal::read::Run;
 use erw_runner::kind::Registry;
-use erw_runner::pipeline::graph::StageId;
-use erw_runner::sweep::SweepPlan;
+use erw_runner::pipeline::graph::{Pipeline, StageId};
+use erw_runner::repro::git::Commit;
 use erw_runner::text::shell::quoted;
-use facts::{last_run, of_pipeline, of_run};
+use facts::{last_run, of_pipeline, of_run, with_events};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use subject::{Row, Side, Subject};
+use subject::{Row, Side, SourceFile, Subject};
 use wishes::Wishes;
 
 /// Seconds between two pages of `--watch`.
 const EVERY: u64 = 5;
-/// Lines of a chart over an axis.
-const LINES: usize = 12;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -94,24 +97,40 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     if !args.watch {
         return print(&written(&args.output, report.write(None)?));
     }
+    watch(&report)
+}
+
+/// Writes the page again and again. Once there was one, an error is shown, in the page too, and does
+/// not end it: the next change of the pipeline may mend it.
+fn watch(report: &Report<'_>) -> Result<()> {
     let stop = stop()?;
-    let mut is_told = false;
+    let file = &report.args.output;
+    let size = report.write(Some(EVERY))?;
+    print(&format!("{}: {}, written every {EVERY} s; Ctrl-C ends it\n", file.display(), bytes(size)))?;
+    let mut told = String::new();
     loop {
         let began = Instant::now();
-        let size = report.write(Some(EVERY))?;
-        if !is_told {
-            let text = format!("{}: {}, written every {EVERY} s; Ctrl-C ends it\n", args.output.display(), bytes(size));
-            print(&text)?;
-            is_told = true;
-        }
         while began.elapsed() < Duration::from_secs(EVERY) {
             if let Some(signal) = stop.signal() {
                 // A page that nobody writes again need not reload.
-                report.write(None)?;
+                if let Err(e) = report.write(None) {
+                    report.write_error(&e, None)?;
+                }
                 return Err(Error::new(ErrorKind::Signal(signal), "interrupted"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        let Err(e) = report.write(Some(EVERY)) else {
+            told.clear();
+            continue;
+        };
+        let text = e.to_string();
+        if text != told {
+            diagnostic::print(&e);
+            told = text;
+        }
+        // If the page cannot be written, that was just told.
+        let _ = report.write_error(&e, Some(EVERY));
     }
 }
 
@@ -147,8 +166,34 @@ struct Report<'a> {
 impl Report<'_> {
     /// Writes the page, complete or not at all; returns its size.
     fn write(&self, reload: Option<u64>) -> Result<u64> {
-        let page = self.page(reload)?;
-        let text = page::render(&page);
+        self.put(&self.page(reload)?)
+    }
+
+    /// Writes a page that says why there is no other.
+    fn write_error(&self, error: &Error, reload: Option<u64>) -> Result<u64> {
+        let lines = error.place.iter().map(|place| format!("at {place}"));
+        let lines = lines.chain(error.causes.iter().map(|cause| format!("cause: {cause}")));
+        let lines = lines.chain(error.hints.iter().map(|hint| format!("hint: {hint}")));
+        let (stage, message) = (short(&self.args.a), error.message.clone());
+        let mut page = Page {
+            title: stage.clone(),
+            lead: "There is nothing to show until this is mended.".into(),
+            failures: vec![Trouble { stage, message, lines: lines.collect(), log: vec![] }],
+            written: instant(&utc_now()),
+            reload,
+            ..Page::default()
+        };
+        if self.args.wishes.anonymous {
+            let folder = std::path::absolute(&self.args.a).ok();
+            let folders: Vec<&Path> = folder.iter().filter_map(|file| file.parent()).chain([self.cache]).collect();
+            let anonymous = Anonymous::new(&folders, &[], []);
+            page.each_text(&mut |text| anonymous.clean(text));
+        }
+        self.put(&page)
+    }
+
+    fn put(&self, page: &Page) -> Result<u64> {
+        let text = page::render(page);
         let file = &self.args.output;
         write_file(file, text.as_bytes(), Durability::Later).map_err(|e| Error::io("write", file, e))?;
         Ok(text.len() as u64)
@@ -156,52 +201,70 @@ impl Report<'_> {
 
     fn page(&self, reload: Option<u64>) -> Result<Page> {
         let store = Store::open(self.cache)?;
+        let attempts = Attempts::read(&store)?;
+        let from = Source { store: &store, attempts: &attempts };
         let wishes = &self.args.wishes;
         let (page, subject) = match &self.args.b {
-            Some(b) => self.comparison(b, &store)?,
-            None if self.args.sweep || !self.args.set.axis.is_empty() => self.sweep(&store)?,
-            None => self.single(&store)?,
+            Some(b) => self.comparison(b, &from)?,
+            None if self.args.sweep || !self.args.set.axis.is_empty() => self.sweep(&from)?,
+            None => self.single(&from)?,
         };
         let mut page = build::page(page, &subject, &store, wishes)?;
         page.written = instant(&utc_now());
         page.reload = reload;
-        if page.headline.is_empty() && page.failures.is_empty() {
+        if page.headline.is_empty() && page.failures.is_empty() && !subject.facts.is_empty() {
             page.notes.insert(0, "no stage has results in this cache yet".into());
         }
         if wishes.anonymous {
-            let runs = subject.run.iter().flat_map(|run| [run.host.clone(), run.user.clone()]);
+            let runs = subject.makers.iter().flat_map(|run| [run.host.clone(), run.user.clone()]);
             let made = subject.facts.iter().filter_map(|f| f.record.as_ref()).map(|record| record.host.clone());
-            let mut folders: Vec<&Path> = subject.files.iter().filter_map(|file| file.parent()).collect();
-            folders.push(store.root());
-            let anonymous = Anonymous::new(&folders, runs.chain(made));
+            let files = subject.files.iter().map(|file| &file.path).chain(subject.makers.iter().map(|run| &run.file));
+            let folders: Vec<&Path> = files.filter_map(|file| file.parent()).chain([store.root()]).collect();
+            let paths: Vec<&str> = subject.facts.iter().flat_map(|facts| &facts.paths).map(String::as_str).collect();
+            let anonymous = Anonymous::new(&folders, &paths, runs.chain(made));
             page.each_text(&mut |text| anonymous.clean(text));
         }
         Ok(page)
     }
 
-    fn named(&self, text: &str, store: &Store) -> Result<Named> {
-        Named::load(text, &self.args.set, store, self.registry)
+    fn named(&self, text: &str, from: &Source<'_>) -> Result<Named> {
+        Named::load(text, &self.args.set, from.store, self.registry)
     }
 
     /// A pipeline, a trial, or a run.
-    fn single(&self, store: &Store) -> Result<(Page, Subject)> {
-        let named = self.named(&self.args.a, store)?;
-        let (subject, title) = side(&named, store)?;
+    fn single(&self, from: &Source<'_>) -> Result<(Page, Subject)> {
+        let named = self.named(&self.args.a, from)?;
+        refuse_values(&[&named], &self.args.set)?;
+        let (mut subject, title) = side(&named, from)?;
+        let parts = Parts::of(&self.args.a);
+        subject.revision = parts.revision.map(String::from);
         let what = match &named {
             Named::Pipeline { .. } => format!("Pipeline `{}`", short(&self.args.a)),
             Named::Past(run) => format!("Run {} of {}", run.id, instant(&run.began)),
         };
         let lead = format!("{what}: {}.", states(&subject));
-        let again = self.again(&subject, &format!("erw run {}", quoted(&self.args.a)));
+        let again = match &named {
+            Named::Past(run) => again(&subject, typed(run)),
+            Named::Pipeline { .. } => {
+                let file = quoted(parts.file);
+                let command = match parts.trial {
+                    Some(trial) => format!("erw sweep {file} --trial {}", quoted(trial)),
+                    None => format!("erw run {file}"),
+                };
+                again(&subject, self.with_values(&command))
+            }
+        };
         Ok((Page { title, lead, again, ..Page::default() }, subject))
     }
 
     /// Two of them beside each other.
-    fn comparison(&self, b: &str, store: &Store) -> Result<(Page, Subject)> {
-        let (named, other) = (self.named(&self.args.a, store)?, self.named(b, store)?);
-        let (sheet, equal) = compare::sheet([&named, &other], [&self.args.a, b], store)?;
-        let (mut subject, title) = side(&named, store)?;
-        let (other, other_title) = side(&other, store)?;
+    fn comparison(&self, b: &str, from: &Source<'_>) -> Result<(Page, Subject)> {
+        let (named, other) = (self.named(&self.args.a, from)?, self.named(b, from)?);
+        refuse_values(&[&named, &other], &self.args.set)?;
+        let labels = labels([self.args.a.as_str(), b]);
+        let (sheet, equal) = compare::sheet([&named, &other], [&labels[0], &labels[1]], from.store)?;
+        let (mut subject, title) = side(&named, from)?;
+        let (other, other_title) = side(&other, from)?;
         let offset = subject.facts.len();
         subject.facts.extend(other.facts.into_iter().map(|mut facts| {
             facts.inputs.iter_mut().for_each(|at| *at += offset);
@@ -209,34 +272,44 @@ impl Report<'_> {
         }));
         let stages = other.sides.into_iter().next().map(|side| side.stages).unwrap_or_default();
         let stages = stages.into_iter().map(|(name, at)| (name, at + offset)).collect();
-        subject.sides[0].label = short(&self.args.a);
-        subject.sides.push(Side { label: short(b), stages });
-        subject.is_comparison = true;
-        subject.run = None;
-        subject.files.clear();
-        let subject = subject.with_single_rows();
         let lead = format!(
             "`{}` and `{}`; {} equal.",
-            short(&self.args.a),
-            short(b),
+            labels[0],
+            labels[1],
             match equal {
                 1 => "1 stage is".to_string(),
                 n => format!("{n} stages are"),
             }
         );
+        let [label, other_label] = labels;
+        subject.sides[0].label = label;
+        subject.sides.push(Side { label: other_label, stages });
+        subject.is_comparison = true;
+        subject.run = None;
+        subject.files.clear();
+        let is_new = |run: &Run| subject.makers.iter().all(|known| known.id != run.id);
+        let further: Vec<Run> = other.makers.into_iter().filter(is_new).collect();
+        subject.makers.extend(further);
+        subject.makers.sort_by(|a, b| b.id.cmp(&a.id));
+        let subject = subject.with_single_rows();
         let title = if title == other_title { title } else { format!("{title} and {other_title}") };
         let differences = Table { id: "differences", title: "Parameters, files and results that differ".into(), sheet };
-        let commands = vec![format!("erw compare {} {}", quoted(&self.args.a), quoted(b))];
+        let commands = vec![self.with_values(&format!("erw compare {} {}", quoted(&self.args.a), quoted(b)))];
         let again = Again { commands, ..Again::default() };
         Ok((Page { title, lead, differences: Some(differences), again, ..Page::default() }, subject))
     }
 
     /// All trials of a sweep.
-    fn sweep(&self, store: &Store) -> Result<(Page, Subject)> {
+    fn sweep(&self, from: &Source<'_>) -> Result<(Page, Subject)> {
+        let parts = Parts::of(&self.args.a);
+        if let (Some(_), "") = (parts.run, parts.file) {
+            let flag = if self.args.sweep { "--sweep" } else { "--axis" };
+            let error = Error::usage(format!("`{flag}` does not apply to a past run"));
+            return Err(error.hint("name its pipeline to see all trials"));
+        }
         let plan = self.args.set.on(&self.args.a).sweep(self.registry)?;
-        let run = last_run(&plan.pipeline, store)?;
         let all: BTreeSet<StageId> = plan.trials.iter().flat_map(|trial| trial.stages.values().copied()).collect();
-        let (facts, places) = of_pipeline(&plan.pipeline, &all, store, run.as_ref())?;
+        let (facts, places) = of_pipeline(&plan.pipeline, &all, from.store, from.attempts)?;
         let side = |trial: &erw_runner::sweep::trial::Trial| Side {
             label: trial.name.clone(),
             stages: trial.stages.iter().filter_map(|(name, id)| Some((name.clone(), *places.get(id)?))).collect(),
@@ -250,48 +323,44 @@ impl Report<'_> {
         };
         let mut known: Vec<(usize, StageId)> = places.iter().map(|(id, at)| (*at, *id)).collect();
         known.sort_unstable();
-        let results = |at: usize| facts[at].record.as_ref().map(|record| record.results.clone());
-        let known = known.into_iter().map(|(at, id)| (id, results(at)));
+        let known = known.into_iter().map(|(at, id)| {
+            let results = facts[at].record.as_ref().map(|record| record.results.clone());
+            let end = match facts[at].ended.as_str() {
+                "failed" => Some(Status::Failed),
+                "suspended" => Some(Status::Suspended),
+                _ => None,
+            };
+            (id, results, end)
+        });
         let table = sweep::tabulated(&plan, known, &options)?.checked()?;
         let row = |row: &sweep::row::Row| Row { label: row.name.clone(), sides: row.trials.clone() };
+        let rows: Vec<Row> = table.rows.iter().map(row).collect();
+        let kept: BTreeSet<usize> = rows.iter().flat_map(|row| row.sides.iter().copied()).collect();
         let subject = Subject {
             facts,
             sides: plan.trials.iter().map(side).collect(),
-            rows: table.rows.iter().map(row).collect(),
-            files: plan.pipeline.files.iter().map(|(file, _)| file.clone()).collect(),
-            run,
+            rows,
+            files: files(&plan.pipeline),
             ..Subject::default()
         };
+        let subject = subject.of_sides(&kept).with_runs(&plan.pipeline, from);
+        let mut notes = table.warnings;
+        if kept.is_empty() && !plan.trials.is_empty() {
+            notes.push("no trial satisfies the conditions".into());
+        }
         let charts = charts(&plan, &table.sheet);
         let mut sheet = table.sheet;
         // A page has room for the settings, which say what differs.
         sheet.columns.iter_mut().for_each(|column| column.in_full_only = false);
-        let lead =
-            format!("Sweep of `{}`: {}, {}.", short(&self.args.a), count(plan.trials.len(), "trial"), states(&subject));
-        let results = vec![Table { id: "trials", title: "Trials".into(), sheet }];
-        let again = self.again(&subject, &format!("erw sweep {}", quoted(&self.args.a)));
-        Ok((Page { title: plan.pipeline.name.clone(), lead, charts, results, again, ..Page::default() }, subject))
-    }
-
-    /// The commands that make the same again.
-    fn again(&self, subject: &Subject, command: &str) -> Again {
-        let mut again = Again::default();
-        let Some(run) = &subject.run else {
-            again.commands.push(self.with_values(command));
-            return again;
+        let trials = match (kept.len(), plan.trials.len()) {
+            (some, all) if some < all => format!("{some} of {}", count(all, "trial")),
+            (_, all) => count(all, "trial"),
         };
-        if let Some(commit) = &run.commit {
-            again.commands.push(format!("git checkout {}", commit.id));
-            if commit.is_dirty {
-                again.notes.push("The files were not those of this commit: some had changes.".into());
-            }
-        }
-        match self.args.a.contains("run:") {
-            true => again.commands.push(typed(run)),
-            false => again.commands.push(self.with_values(command)),
-        }
-        again.notes.push("Stages whose keys are in a cache come from there; `erw verify` runs them anew.".into());
-        again
+        let lead = format!("Sweep of `{}`: {trials}, {}.", short(&self.args.a), states(&subject));
+        let results = vec![Table { id: "trials", title: "Trials".into(), sheet }];
+        let again = again(&subject, self.with_values(&format!("erw sweep {}", quoted(&self.args.a))));
+        let title = plan.pipeline.name.clone();
+        Ok((Page { title, lead, notes, charts, results, again, ..Page::default() }, subject))
     }
 
     /// With `--set` and `--axis` as here, and what the environment sets.
@@ -308,79 +377,59 @@ impl Report<'_> {
     }
 }
 
+/// What pages are made from.
+struct Source<'a> {
+    store: &'a Store,
+    attempts: &'a Attempts,
+}
+
+fn files(pipeline: &Pipeline) -> Vec<SourceFile> {
+    pipeline.files.iter().map(|(file, _)| SourceFile::read(file)).collect()
+}
+
 /// What an argument names as a subject, and its title.
-fn side(named: &Named, store: &Store) -> Result<(Subject, String)> {
+fn side(named: &Named, from: &Source<'_>) -> Result<(Subject, String)> {
     match named {
         Named::Pipeline { pipeline, stages, .. } => {
-            let run = last_run(pipeline, store)?;
             let wanted: BTreeSet<StageId> = stages.iter().map(|(_, id)| *id).collect();
-            let (facts, places) = of_pipeline(pipeline, &wanted, store, run.as_ref())?;
+            let (facts, places) = of_pipeline(pipeline, &wanted, from.store, from.attempts)?;
             let mut subject = Subject::of_one(facts);
             let named = stages.iter().filter_map(|(name, id)| Some((name.clone(), *places.get(id)?)));
             subject.sides[0].stages = named.collect();
-            subject.files = pipeline.files.iter().map(|(file, _)| file.clone()).collect();
-            subject.run = run;
-            Ok((subject, pipeline.name.clone()))
+            subject.files = files(pipeline);
+            Ok((subject.with_runs(pipeline, from), pipeline.name.clone()))
         }
         Named::Past(run) => {
-            let mut subject = Subject::of_one(of_run(run, store)?);
+            let mut subject = Subject::of_one(of_run(run, from.store, from.attempts)?);
             subject.run = Some(run.clone());
+            subject.makers = vec![run.clone()];
+            subject.commit.clone_from(&run.commit);
             Ok((subject, run.pipeline.clone()))
         }
     }
 }
 
-/// The curves that the results of a sweep make: over the numbers in names of stages, or else over
-/// the axes whose values are numbers.
-fn charts(plan: &SweepPlan, sheet: &Sheet) -> Vec<Titled<Chart>> {
-    let chart = |title: String, x_title: String, panel: Panel| {
-        let mut panel = panel;
-        let is_long = panel.lines.len() > LINES;
-        panel.lines.iter_mut().skip(LINES).filter(|_| is_long).for_each(|line| line.faint = true);
-        // The only line needs no name.
-        if let [only] = panel.lines.as_mut_slice() {
-            only.name.clear();
-        }
-        let content = Chart { x_title, panels: vec![panel], note: plot::note(sheet) };
-        Titled { title, content }
-    };
-    let is_curve = |panel: &Panel| panel.lines.iter().any(|line| line.points.len() > 1);
-    let mut all = vec![];
-    for pattern in plot::patterns(sheet) {
-        let panel = plot::panel(sheet, &pattern, None).ok().filter(is_curve);
-        all.extend(panel.map(|panel| chart(pattern.clone(), "number in the name of the stage".into(), panel)));
+impl Subject {
+    /// With the runs of its stages, and the commit of its pipeline.
+    fn with_runs(mut self, pipeline: &Pipeline, from: &Source<'_>) -> Self {
+        let ids: BTreeSet<&str> = self.facts.iter().filter_map(|facts| facts.run.as_deref()).collect();
+        let makers = from.attempts.runs.iter().filter(|run| ids.contains(run.id.as_str()));
+        self.makers = makers.cloned().collect();
+        self.commit = Commit::of(&pipeline.file);
+        self.run = last_run(pipeline, &self.facts, from.attempts).map(|run| with_events(run, from.store));
+        self
     }
-    let results: Vec<&str> =
-        sheet.columns.iter().filter(|c| c.group == plot::RESULTS).map(|c| c.title.as_str()).collect();
-    if !all.is_empty() {
-        return all;
-    }
-    for axis in &plan.axes {
-        let Ok(abscissa) = plot::Abscissa::find(plan, sheet, &axis.name) else { continue };
-        for y in &results {
-            let panel = plot::panel(sheet, y, Some(&abscissa)).ok().filter(is_curve);
-            all.extend(panel.map(|panel| chart(format!("{y} over {}", axis.name), axis.name.clone(), panel)));
-        }
-    }
-    all
 }
 
 /// `17 stages: 15 cached, 1 failed, 1 waits`.
 fn states(subject: &Subject) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     subject.facts.iter().for_each(|facts| *counts.entry(&facts.state.word).or_default() += 1);
-    let told: Vec<String> = counts.iter().map(|(word, n)| format!("{n} {word}")).collect();
+    let told = |(word, n): (&&str, &usize)| match word.split_once(' ').unwrap_or((word, "")) {
+        // Of several: `2 wait`, `3 lack a file`.
+        (verb @ ("waits" | "lacks"), rest) if *n > 1 => format!("{n} {} {rest}", verb.trim_end_matches('s')),
+        _ => format!("{n} {word}"),
+    };
+    let told: Vec<String> = counts.iter().map(told).map(|text| text.trim_end().to_string()).collect();
     format!("{}: {}", count(subject.facts.len(), "stage"), told.join(", "))
-}
-
-/// An argument without folders.
-fn short(text: &str) -> String {
-    text.rsplit('/').next().unwrap_or(text).into()
-}
-
-/// The command line of a run.
-fn typed(run: &Run) -> String {
-    let mut words = run.command.iter();
-    let program = words.next().map_or("erw".into(), |program| short(program));
-    std::iter::once(program).chain(words.map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
 }

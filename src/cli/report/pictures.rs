@@ -21,6 +21,9 @@ struct Wanted {
     series: Vec<(String, Vec<File>)>,
 }
 
+/// The pictures of one side; `None`: of a stage that several share.
+type OfSide = (Option<usize>, Vec<File>);
+
 struct File {
     step: Option<u64>,
     path: PathBuf,
@@ -50,8 +53,9 @@ pub fn galleries(subject: &Subject, store: &Store, room: u64) -> (Vec<Gallery>, 
     let left_out = thin(&mut all, room);
     if left_out > 0 {
         notes.push(format!(
-            "{} are left out, so that the page is not larger; `--max-size` allows more",
-            count(left_out, "picture")
+            "{} {} left out, so that the page is not larger; `--max-size` allows more",
+            count(left_out, "picture"),
+            if left_out == 1 { "is" } else { "are" }
         ));
     }
     let mut gallery = |wanted: Wanted| {
@@ -79,6 +83,7 @@ pub fn galleries(subject: &Subject, store: &Store, room: u64) -> (Vec<Gallery>, 
 struct Shown {
     name: String,
     file: String,
+    is_numbered: bool,
     /// The number, the stage and the path.
     found: Vec<(Option<u64>, usize, PathBuf)>,
 }
@@ -91,7 +96,7 @@ fn wanted(subject: &Subject, store: &Store) -> Vec<Wanted> {
         let mut series = vec![];
         for stage in subject.of_base(base) {
             let facts = &subject.facts[stage];
-            let dir = facts.key.as_ref().and_then(|key| logs::pictures(store, key));
+            let dir = facts.logged.as_ref().and_then(|key| logs::pictures(store, key));
             let files = dir.and_then(|dir| list(&dir).ok()).unwrap_or_default();
             let mut files: Vec<File> =
                 files.into_iter().map(|path| (step(&path), path)).map(|(step, path)| File::of(path, step)).collect();
@@ -102,9 +107,11 @@ fn wanted(subject: &Subject, store: &Store) -> Vec<Wanted> {
             for path in facts.record.iter().flat_map(|record| record.shown_paths(store)) {
                 let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let (name, number) = numbered(base);
-                let at = shown.iter().position(|known| known.name == name && known.file == file);
+                let is_same =
+                    |known: &Shown| known.name == name && known.file == file && known.is_numbered == number.is_some();
+                let at = shown.iter().position(is_same);
                 let at = at.unwrap_or_else(|| {
-                    shown.push(Shown { name: name.into(), file, found: vec![] });
+                    shown.push(Shown { name: name.into(), file, is_numbered: number.is_some(), found: vec![] });
                     shown.len() - 1
                 });
                 shown[at].found.push((number, stage, path));
@@ -114,32 +121,34 @@ fn wanted(subject: &Subject, store: &Store) -> Vec<Wanted> {
             previews.push(Wanted { title: format!("Samples during {base}"), series });
         }
     }
-    previews.extend(shown.into_iter().map(|Shown { name, file, found }| {
+    previews.extend(shown.into_iter().map(|Shown { name, file, found, .. }| {
         let numbers: BTreeSet<Option<u64>> = found.iter().map(|(number, ..)| *number).collect();
         // A number of its own is a part of the name.
         let title = match numbers.first() {
             Some(Some(only)) if numbers.len() == 1 => format!("{name}-{only}: {file}"),
             _ => format!("{name}: {file}"),
         };
-        let mut series: Vec<(String, Vec<File>)> = vec![];
+        let mut series: Vec<OfSide> = vec![];
         for (number, stage, path) in found {
-            let (label, picture) = (subject.label_of(stage), File::of(path, number.filter(|_| numbers.len() > 1)));
-            match series.iter_mut().find(|(known, _)| known == label) {
+            let (side, picture) = (subject.side_of(stage), File::of(path, number.filter(|_| numbers.len() > 1)));
+            match series.iter_mut().find(|(known, _)| *known == side) {
                 Some((_, files)) => files.push(picture),
-                None => series.push((label.into(), vec![picture])),
+                None => series.push((side, vec![picture])),
             }
         }
         series.iter_mut().for_each(|(_, files)| files.sort_by_key(|file| file.step));
-        Wanted { title, series }
+        let label = |side: Option<usize>| side.map_or_else(String::new, |side| subject.sides[side].label.clone());
+        Wanted { title, series: series.into_iter().map(|(side, files)| (label(side), files)).collect() }
     }));
     previews
 }
 
-/// `sample-300` as `sample` and 300.
+/// `sample-300` as `sample` and 300. `sample-0300` is another name: both have the number 300.
 fn numbered(base: &str) -> (&str, Option<u64>) {
-    match base.rsplit_once('-').and_then(|(name, number)| Some((name, number.parse().ok()?))) {
-        Some((name, number)) => (name, Some(number)),
-        None => (base, None),
+    let found = base.rsplit_once('-').and_then(|(name, text)| Some((name, text, text.parse::<u64>().ok()?)));
+    match found {
+        Some((name, text, number)) if number.to_string() == text => (name, Some(number)),
+        _ => (base, None),
     }
 }
 
@@ -223,6 +232,7 @@ mod tests {
     fn numbers_in_names_are_steps() {
         assert_eq!(numbered("sample-300"), ("sample", Some(300)));
         assert_eq!(numbered("sample-sde"), ("sample-sde", None));
+        assert_eq!(numbered("sample-007"), ("sample-007", None));
         assert_eq!(step(Path::new("x/step-000000000250.png")), Some(250));
         assert_eq!(step(Path::new("x/samples.png")), None);
     }

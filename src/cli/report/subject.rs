@@ -3,8 +3,9 @@
 
 use super::facts::Facts;
 use erw_runner::journal::read::Run;
+use erw_runner::repro::git::Commit;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Default)]
 pub struct Subject {
@@ -14,10 +15,34 @@ pub struct Subject {
     pub rows: Vec<Row>,
     /// A comparison shows two pipelines, not one.
     pub is_comparison: bool,
-    /// The run whose time line and errors are shown.
+    /// The run whose time line is shown.
     pub run: Option<Run>,
+    /// The runs that made or attempted what is shown, the latest first.
+    pub makers: Vec<Run>,
     /// The files of its pipeline.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<SourceFile>,
+    /// The git commit that the files are at; of a past run, were at.
+    pub commit: Option<Commit>,
+    /// The git revision that the files were taken from.
+    pub revision: Option<String>,
+}
+
+/// A file with its text, as it was when the stages were looked at; `None`: too large, or not
+/// readable.
+pub struct SourceFile {
+    pub path: PathBuf,
+    pub text: Option<String>,
+}
+
+impl SourceFile {
+    /// Larger files are not copied into a page.
+    const MOST: u64 = 256 << 10;
+
+    pub fn read(path: &Path) -> Self {
+        let is_small = std::fs::metadata(path).is_ok_and(|m| m.len() <= Self::MOST);
+        let text = std::fs::read_to_string(path).ok().filter(|_| is_small);
+        Self { path: path.into(), text }
+    }
 }
 
 /// A pipeline, a trial or a run.
@@ -71,12 +96,40 @@ impl Subject {
         self.of_base(base).len() == 1
     }
 
-    /// A side under whose name a stage is shown; empty for those that all share.
-    pub fn label_of(&self, stage: usize) -> &str {
-        let mut sides = self.sides.iter().filter(|side| side.stages.values().any(|at| *at == stage));
+    /// The only side that has a stage, as an index; `None` for those that several share.
+    pub fn side_of(&self, stage: usize) -> Option<usize> {
+        let has = |side: &usize| self.sides[*side].stages.values().any(|at| *at == stage);
+        let mut sides = (0..self.sides.len()).filter(has);
         match (sides.next(), sides.next()) {
-            (Some(only), None) => &only.label,
-            _ => "",
+            (only, None) => only,
+            _ => None,
         }
+    }
+
+    /// A side under whose name a stage is shown; empty for those that several share.
+    pub fn label_of(&self, stage: usize) -> &str {
+        self.side_of(stage).map_or("", |side| &self.sides[side].label)
+    }
+
+    /// Only these sides, and the stages that they have. The rows must be of these sides.
+    #[must_use]
+    pub fn of_sides(mut self, kept: &BTreeSet<usize>) -> Self {
+        let sides: BTreeMap<usize, usize> = kept.iter().enumerate().map(|(new, old)| (*old, new)).collect();
+        let used: BTreeSet<usize> = kept.iter().flat_map(|side| self.sides[*side].stages.values().copied()).collect();
+        let places: BTreeMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
+        let mut at = 0..;
+        self.facts.retain(|_| at.next().is_some_and(|i| used.contains(&i)));
+        for facts in &mut self.facts {
+            facts.inputs = facts.inputs.iter().filter_map(|input| places.get(input).copied()).collect();
+        }
+        let mut at = 0..;
+        self.sides.retain(|_| at.next().is_some_and(|i| sides.contains_key(&i)));
+        for stage in self.sides.iter_mut().flat_map(|side| side.stages.values_mut()) {
+            *stage = places[stage];
+        }
+        for side in self.rows.iter_mut().flat_map(|row| &mut row.sides) {
+            *side = sides[side];
+        }
+        self
     }
 }

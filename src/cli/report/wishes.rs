@@ -9,7 +9,7 @@ const MAX_SIZE: &str = "10MB";
 #[derive(Debug, Clone, clap::Args)]
 pub struct Wishes {
     /// Leave out pictures until the page is no larger
-    #[arg(long, value_name = "SIZE", default_value = MAX_SIZE, value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = MAX_SIZE, value_parser = size, allow_negative_numbers = true)]
     pub max_size: u64,
     /// Leave out paths, host and user
     #[arg(long)]

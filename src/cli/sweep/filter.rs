@@ -111,6 +111,8 @@ pub struct Names<'a> {
     pub metrics: &'a [(String, Metric)],
     /// The error about the first unknown name.
     pub error: Option<Error>,
+    /// A name may mean several metrics.
+    pub is_ambiguous: bool,
 }
 
 impl Names<'_> {
@@ -120,18 +122,32 @@ impl Names<'_> {
         let metric = self.metrics.iter().find(|(title, metric)| title == name || full(metric) == name);
         let setting =
             || keys().find(|(short, key)| [Some(*key), Some(*short), key.rsplit('.').next()].contains(&Some(name)));
+        // A stage stands for its key metric, the first that it gives.
+        let of_stage = || self.metrics.iter().find(|(_, (base, _))| base == name);
         match (name, metric, setting()) {
             ("trial", ..) => Some(Name::Trial),
             ("status", ..) => Some(Name::Status),
             (_, Some((_, metric)), _) => Some(Name::Metric(metric.clone())),
             (_, None, Some((_, key))) => Some(Name::Setting(key.into())),
             (_, None, None) => {
-                let known: Vec<&str> =
-                    self.metrics.iter().map(|(t, _)| t.as_str()).chain(keys().map(|(_, k)| k)).collect();
-                let error = Error::usage(format!("`{argument}`: no metric or setting `{name}`"));
-                let near = suggest::nearest(name, known.iter().copied().chain(["trial", "status"]));
-                let near = near.map(|near| format!("did you mean `{near}`?"));
-                let error = error.maybe_hint(near.or_else(|| suggest::hint(name, known, "there are")));
+                if let Some((_, metric)) = of_stage() {
+                    return Some(Name::Metric(metric.clone()));
+                }
+                let namesakes = self.metrics.iter().filter(|(_, (_, metric))| metric == name);
+                let namesakes: Vec<String> = namesakes.map(|(_, metric)| full(metric)).collect();
+                self.is_ambiguous |= !namesakes.is_empty();
+                let error = match namesakes.as_slice() {
+                    [] => {
+                        let known: Vec<&str> =
+                            self.metrics.iter().map(|(t, _)| t.as_str()).chain(keys().map(|(_, k)| k)).collect();
+                        let near = suggest::nearest(name, known.iter().copied().chain(["trial", "status"]));
+                        let near = near.map(|near| format!("did you mean `{near}`?"));
+                        Error::usage(format!("`{argument}`: no metric or setting `{name}`"))
+                            .maybe_hint(near.or_else(|| suggest::hint(name, known, "there are")))
+                    }
+                    several => Error::usage(format!("`{argument}`: several stages have a metric `{name}`"))
+                        .hint(format!("write one of {}", suggest::ticked(several.iter().map(String::as_str)))),
+                };
                 self.error.get_or_insert(error);
                 None
             }

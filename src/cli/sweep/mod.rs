@@ -25,6 +25,7 @@ use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::pruner::Pruner;
 use erw_runner::sweep::pruning_rule::Rule;
 use erw_runner::text::shell::quoted;
+use row::Status;
 use selection::{Sweep, seen};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -52,7 +53,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     }
     if !options.are_plain() {
         let known = sweep.cached(&Store::open(cache)?, BTreeSet::new())?;
-        options.foresee(&plan, &sweep.results(&known))?;
+        warn(&options.foresee(&plan, &sweep.results(&known))?);
     }
     let mut left = 0;
     // Rules need the cached results: complete trials are not stopped, and `best` compares with
@@ -108,14 +109,19 @@ pub fn cached(plan: &SweepPlan, cache: &Path, options: &TableArgs) -> Result<Tab
     Ok(sweep.table(&known, &TableOptions::read(options, plan)?))
 }
 
-/// The same from these results of its stages; `None` for one that is not cached.
+/// The same from what is known of its stages: results of those that are cached, and how attempts at
+/// the others ended.
 pub fn tabulated(
     plan: &SweepPlan,
-    results: impl Iterator<Item = (StageId, Option<Vec<Measure>>)>,
+    stages: impl Iterator<Item = (StageId, Option<Vec<Measure>>, Option<Status>)>,
     options: &TableArgs,
 ) -> Result<Tabulated> {
     let mut sweep = whole(plan)?;
-    let known = results.map(|(id, results)| (id, sweep.known(id, results))).collect();
+    let known = stages.map(|(id, results, end)| {
+        let (status, results) = sweep.known(id, results);
+        (id, (end.unwrap_or(status), results))
+    });
+    let known = known.collect();
     Ok(sweep.table(&known, &TableOptions::read(options, plan)?))
 }
 
@@ -129,7 +135,13 @@ fn whole(plan: &SweepPlan) -> Result<Sweep<'_>> {
 /// Prints the table even if an option was wrong, then returns the error.
 fn print_table(table: Tabulated, format: Format) -> Result<()> {
     print(&table.sheet.render(format))?;
+    warn(&table.warnings);
     table.checked().map(drop)
+}
+
+fn warn(warnings: &[String]) {
+    let mut err = std::io::stderr().lock();
+    warnings.iter().for_each(|text| drop(writeln!(err, "warning: {text}")));
 }
 
 fn chosen(plan: &SweepPlan, names: &[String]) -> Result<Vec<usize>> {

@@ -113,7 +113,9 @@ impl Sweep<'_> {
             let stage = self.plan.pipeline.stage(id);
             let base = stage.name.split('@').next().unwrap_or(&stage.name).to_string();
             let may = match known.get(&id) {
-                Some((Status::Cached, results)) => MayGive::These(results.iter().map(|r| r.name.clone()).collect()),
+                Some((Status::Cached | Status::Ran, results)) => {
+                    MayGive::These(results.iter().map(|r| r.name.clone()).collect())
+                }
                 _ if stage.command.is_none() => MayGive::These(stage.manifest.results.clone()),
                 _ if stage.outputs.values().any(|ty| ty == erw_runner::kind::field::TYPE) => MayGive::Anything,
                 _ => MayGive::These(vec![]),
@@ -123,10 +125,39 @@ impl Sweep<'_> {
         self.selected().into_iter().map(result).collect()
     }
 
+    /// The same for a table, which has no results of stages that all trials share, when some stages
+    /// have run: what a program gives in one trial, it gives in the others.
+    fn results_to_come(&self, known: &Known) -> Vec<(String, MayGive)> {
+        let mut all = self.results(known);
+        let ids = |base: &str| -> BTreeSet<Option<&StageId>> {
+            self.trials.iter().map(|&i| self.plan.trials[i].stages.get(base)).collect()
+        };
+        let shared: BTreeSet<String> =
+            all.iter().map(|(base, _)| base.clone()).filter(|base| ids(base).len() == 1).collect();
+        all.retain(|(base, _)| self.trials.len() < 2 || !shared.contains(base));
+        let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (base, may) in &all {
+            if let MayGive::These(names) = may {
+                told.entry(base.clone()).or_default().extend(names.iter().cloned());
+            }
+        }
+        for (base, may) in all.iter_mut().filter(|(_, may)| matches!(may, MayGive::Anything)) {
+            told.get(base).into_iter().for_each(|names| *may = MayGive::These(names.clone()));
+        }
+        all
+    }
+
     pub fn table(&self, known: &Known, options: &TableOptions) -> Tabulated {
         let seen = |id: StageId| known.get(&id).map(|(status, r)| StageStatus { status: *status, results: r.clone() });
         let stopped = |trial| self.watch.pruned_because(trial).is_some();
-        table(self.plan, &self.trials, options, &seen, &stopped)
+        let table = table(self.plan, &self.trials, options, &seen, &stopped);
+        if table.error.is_none() || table.is_ambiguous {
+            return table;
+        }
+        // A name of no result may be that of one to come.
+        let Ok(warnings) = options.foresee(self.plan, &self.results_to_come(known)) else { return table };
+        let table = Tabulated { error: None, warnings, ..table };
+        if options.filters.is_empty() { table } else { table.without_rows() }
     }
 }
 

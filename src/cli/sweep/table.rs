@@ -18,9 +18,21 @@ pub struct Tabulated {
     pub sheet: Sheet,
     pub rows: Vec<Row>,
     pub error: Option<Error>,
+    /// The error is of a name that several results have.
+    pub is_ambiguous: bool,
+    /// What is not known yet of names in the options.
+    pub warnings: Vec<String>,
 }
 
 impl Tabulated {
+    /// If a condition is on a result that no trial has yet, none satisfies it.
+    #[must_use]
+    pub fn without_rows(mut self) -> Self {
+        self.rows.clear();
+        self.sheet.rows.clear();
+        self
+    }
+
     /// # Errors
     /// If an option has a wrong name.
     pub fn checked(self) -> Result<Self> {
@@ -47,7 +59,7 @@ pub fn table(
     let shared: BTreeSet<&String> = first.into_iter().flat_map(|f| f.keys()).filter(is_shared).collect();
     let single: Vec<Row> = trials.iter().map(|&i| row(plan, i, &shared, seen, stopped)).collect();
     let metrics = metrics(&single);
-    let mut names = Names { plan, metrics: &metrics, error: None };
+    let mut names = Names { plan, metrics: &metrics, error: None, is_ambiguous: false };
     let (mut each, mut grouped) = (vec![], vec![]);
     for filter in &options.filters {
         match names.find(&filter.name, &format!("--filter {}", filter.text)) {
@@ -58,14 +70,15 @@ pub fn table(
     }
     let sort =
         options.sort.as_ref().and_then(|(name, down)| Some((names.find(name, &format!("--sort {name}"))?, *down)));
-    let error = names.error;
+    let (error, is_ambiguous) = (names.error, names.is_ambiguous);
     let kept = single.into_iter().filter(|row| each.iter().all(|(f, name)| f.holds(&name.cell(row))));
     let mut rows = group(plan, kept.collect(), &options.over);
     rows.retain(|row| grouped.iter().all(|(f, name)| f.holds(&name.cell(row))));
     if let Some((name, down)) = sort {
         rows.sort_by(|a, b| compare(&name.cell(a), &name.cell(b), down));
     }
-    Tabulated { sheet: sheet(plan, &rows, &metrics, !options.over.is_empty()), rows, error }
+    let sheet = sheet(plan, &rows, &metrics, !options.over.is_empty());
+    Tabulated { sheet, rows, error, is_ambiguous, warnings: vec![] }
 }
 
 fn row(
@@ -98,13 +111,15 @@ fn row(
     }
 }
 
-/// One row for all trials that differ only in the axes in `over`.
+/// One row for all trials that differ only in the axes in `over`. A stage that several of them share
+/// ran once and counts once.
 fn group(plan: &SweepPlan, rows: Vec<Row>, over: &[usize]) -> Vec<Row> {
     if over.is_empty() {
         return rows;
     }
     let mut groups: Vec<Row> = vec![];
     let mut known: BTreeMap<String, usize> = BTreeMap::new();
+    let mut counted: BTreeSet<(usize, StageId)> = BTreeSet::new();
     let averaged = |key: &String| over.iter().any(|i| plan.axes[*i].keys.contains(key));
     for mut row in rows {
         let labels = plan.trials[row.trials[0]].labels.iter().enumerate().filter(|(i, _)| !over.contains(i));
@@ -112,6 +127,10 @@ fn group(plan: &SweepPlan, rows: Vec<Row>, over: &[usize]) -> Vec<Row> {
         row.name = if labels.is_empty() { "all".into() } else { labels.join(",") };
         row.settings.retain(|(key, _)| !averaged(key));
         let at = *known.entry(row.name.clone()).or_insert(groups.len());
+        let stages = plan.trials[row.trials[0]].stages.iter();
+        let new: BTreeSet<&String> =
+            stages.filter(|(_, id)| counted.insert((at, **id))).map(|(base, _)| base).collect();
+        row.results.retain(|((base, _), _)| new.contains(base));
         let Some(group) = groups.get_mut(at) else {
             groups.push(row);
             continue;

@@ -8,7 +8,6 @@ use erw_runner::kind::manifest::result_fits;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::axis::{Axis, SEARCH};
 use erw_runner::text::suggest;
-use std::io::Write;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct TableArgs {
@@ -64,8 +63,8 @@ impl TableOptions {
     }
 
     /// Refuses, before anything runs, a name that no result and no setting can have. If a program
-    /// may produce any result, an unknown name is only a warning.
-    pub fn foresee(&self, plan: &SweepPlan, results: &[(String, MayGive)]) -> Result<()> {
+    /// may produce any result, an unknown name is only a warning, which is returned.
+    pub fn foresee(&self, plan: &SweepPlan, results: &[(String, MayGive)]) -> Result<Vec<String>> {
         let sorts = self.sort.iter().map(|(name, _)| (name.as_str(), format!("--sort {name}")));
         let filters = self.filters.iter().map(|f| (f.name.as_str(), format!("--filter {}", f.text)));
         let named = |base: &String, pattern: &String, name: &str| {
@@ -81,21 +80,24 @@ impl TableOptions {
         let is_open = results.iter().any(|(_, may)| matches!(may, MayGive::Anything));
         let metrics: Vec<(String, Metric)> =
             these().map(|(base, name)| (name.clone(), (base.clone(), name.clone()))).collect();
+        let mut warnings = vec![];
         for (name, argument) in sorts.chain(filters) {
-            let mut names = Names { plan, metrics: &metrics, error: None };
-            let known =
-                these().any(|(base, pattern)| named(base, pattern, name)) || names.find(name, &argument).is_some();
+            let mut names = Names { plan, metrics: &metrics, error: None, is_ambiguous: false };
+            // A stage stands for its key metric, whatever that is called.
+            let may_be_open = |(base, may): &(String, MayGive)| base == name && matches!(may, MayGive::Anything);
+            let known = these().any(|(base, pattern)| named(base, pattern, name))
+                || results.iter().any(may_be_open)
+                || names.find(name, &argument).is_some();
             match names.error.filter(|_| !known) {
                 Some(error) if !is_open => return Err(error),
                 Some(error) => {
                     let told = error.hints.first().map_or_else(String::new, |hint| format!("; {hint}"));
-                    let text = format!("warning: {} is known before the stages have run{told}\n", error.message);
-                    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+                    warnings.push(format!("{} is known before the stages have run{told}", error.message));
                 }
                 None => {}
             }
         }
-        Ok(())
+        Ok(warnings)
     }
 }
 

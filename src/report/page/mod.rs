@@ -190,7 +190,7 @@ fn chart(title: &str, content: &Chart) -> Markup {
                 @for entry in content.legend() {
                     span {
                         @if !entry.name.is_empty() { i.(format!("line-{}", entry.colour)) {} (entry.name) " " }
-                        output data-name=(entry.name) { (entry.value) }
+                        output data-line=(entry.line) { (entry.value) }
                     }
                 }
             }

@@ -31,10 +31,15 @@ function sortBy(table, column, descending) {
   });
 }
 
-// `loss < 0.5`: a column by its title and a number; anything else is text to be found.
-function condition(text, titles) {
+// `loss < 0.5`: a column by its title and a number; anything else is text to be found. As on the
+// command line, a stage stands for its first result: `fd` for `fd.score`.
+function condition(text, heads) {
+  const titles = heads.map((head) => head.textContent.toLowerCase());
+  const isOf = (i, stage) => heads[i].dataset.group === "results" && titles[i].startsWith(`${stage}.`);
   const parts = text.match(/^(.*?)\s*(<=|>=|!=|=|<|>)\s*(.*)$/);
-  const column = parts ? titles.indexOf(parts[1].trim().toLowerCase()) : -1;
+  const name = parts?.[1].trim().toLowerCase();
+  const exact = parts ? titles.indexOf(name) : -1;
+  const column = parts && exact < 0 ? titles.findIndex((_, i) => isOf(i, name)) : exact;
   if (column < 0) {
     const wanted = text.trim().toLowerCase();
     return (row) => row.textContent.toLowerCase().includes(wanted);
@@ -75,9 +80,9 @@ all(".table").forEach((section) => {
   const table = section.querySelector("table");
   const tools = section.querySelector(".tools");
   const [search, said] = [tools.querySelector("input"), tools.querySelector("output")];
-  const titles = all("thead th", table).map((head) => head.textContent.toLowerCase());
+  const heads = all("thead th", table);
   tools.hidden = false;
-  all("thead th", table).forEach((head, column) => {
+  heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent;
@@ -90,7 +95,7 @@ all(".table").forEach((section) => {
   });
   const filter = () => {
     const rows = Array.from(table.tBodies[0].rows);
-    const holds = condition(search.value, titles);
+    const holds = condition(search.value, heads);
     rows.forEach((row) => { row.hidden = !holds(row); });
     const shown = rows.filter((row) => !row.hidden).length;
     said.textContent = shown === rows.length ? "" : `${shown} of ${rows.length} rows`;
@@ -142,7 +147,7 @@ all(".chart").forEach((figure) => {
   let chosen = null;
   const shown = () => all("svg", figure).find((svg) => svg.getClientRects().length > 0);
   const lines = (svg) => all("polyline[data-x]", svg).map((line) => ({
-    name: line.dataset.name,
+    number: line.dataset.line,
     x: line.dataset.x.split(" "),
     y: line.dataset.y.split(" "),
     at: line.getAttribute("points").split(" ").map((point) => point.split(",").map(Number)),
@@ -157,13 +162,16 @@ all(".chart").forEach((figure) => {
   const tell = (px) => {
     const svg = shown();
     if (!svg) return;
-    const near = lines(svg).filter((line) => line.at.length > 0).map((line) => {
-      const gaps = line.at.map(([x]) => Math.abs(x - px));
+    const drawn = lines(svg).filter((line) => line.x[0] !== "");
+    const nearest = (line, place) => {
+      const gaps = line.at.map(([x]) => Math.abs(x - place));
       const i = gaps.indexOf(Math.min(...gaps));
-      return { name: line.name, x: line.x[i], y: line.y[i], px: line.at[i][0], gap: gaps[i] };
-    });
-    if (near.length === 0) return;
-    const best = near.reduce((a, b) => (b.gap < a.gap ? b : a));
+      return { number: line.number, x: line.x[i], y: line.y[i], px: line.at[i][0], gap: gaps[i] };
+    };
+    if (drawn.length === 0) return;
+    const best = drawn.map((line) => nearest(line, px)).reduce((a, b) => (b.gap < a.gap ? b : a));
+    // Long lines are thinned, each to steps of its own: a neighbour within a few pixels stands for it.
+    const near = drawn.map((line) => nearest(line, best.px)).filter((point) => point.gap <= 3);
     all(".hover-line", figure).forEach((mark) => mark.remove());
     const mark = document.createElementNS("http://www.w3.org/2000/svg", "path");
     const [, , , height] = svg.getAttribute("viewBox").split(" ").map(Number);
@@ -173,8 +181,7 @@ all(".chart").forEach((figure) => {
     chosen = best.px;
     place.textContent = best.x;
     values.forEach(([output]) => {
-      const line = near.find((line) => line.name === output.dataset.name && line.x === best.x);
-      output.textContent = line ? line.y : "";
+      output.textContent = near.find((point) => point.number === output.dataset.line)?.y ?? "";
     });
   };
   figure.addEventListener("pointermove", (event) => {

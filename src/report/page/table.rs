@@ -17,7 +17,7 @@ pub fn table(table: &Table) -> Markup {
             }
             div.scroll tabindex="0" role="region" aria-label=(table.title) {
                 table {
-                    thead { tr { @for (c, column) in &columns { (head(&table.sheet, *c, &column.title)) } } }
+                    thead { tr { @for (c, column) in &columns { (head(&table.sheet, *c, column)) } } }
                     tbody {
                         @for row in &table.sheet.rows {
                             tr { @for (i, (c, _)) in columns.iter().enumerate() { (cell(&row[*c], i == 0)) } }
@@ -30,10 +30,11 @@ pub fn table(table: &Table) -> Markup {
 }
 
 /// Above its numbers, if they are numbers.
-fn head(sheet: &Sheet, c: usize, title: &str) -> Markup {
+fn head(sheet: &Sheet, c: usize, column: &Column) -> Markup {
     let mut cells = sheet.rows.iter().map(|row| &row[c]).filter(|cell| **cell != Cell::None).peekable();
     let is_number = c > 0 && cells.peek().is_some() && cells.all(Cell::is_number);
-    html! { th.number[is_number] scope="col" { (title) } }
+    let group = Some(column.group).filter(|group| !group.is_empty());
+    html! { th.number[is_number] scope="col" data-group=[group] { (column.title) } }
 }
 
 /// `data-v` is the value in full.

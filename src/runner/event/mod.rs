@@ -169,7 +169,8 @@ pub struct StageEnd {
     pub kind: String,
     pub state: StageState,
     pub key: Option<String>,
-    /// Seconds the attempt took; for a cached stage, the attempt that produced it.
+    /// Seconds the last attempt took, also if it failed or was suspended; for a cached stage, the
+    /// attempt that produced it.
     pub seconds: f64,
     /// The step at which this run's attempt resumed.
     pub resumed: Option<u64>,

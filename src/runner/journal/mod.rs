@@ -6,6 +6,7 @@
 //! run: the first failure is remembered and writing stops.
 
 pub mod at_work;
+pub mod attempts;
 pub mod explain;
 pub mod lineage;
 pub mod read;

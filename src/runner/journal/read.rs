@@ -33,6 +33,7 @@ pub struct Run {
     pub class: String,
     /// Of the pipeline file; `None` also in runs of earlier versions and where nothing was started.
     pub commit: Option<Commit>,
+    /// Until now if it runs, until its last event if it was killed.
     pub seconds: f64,
     pub exit: Option<i32>,
     /// Number of cached stages, if too many to list.
@@ -60,6 +61,7 @@ pub struct Ended {
     /// end.
     pub state: String,
     pub key: Option<String>,
+    /// Of its last attempt: until now if it runs, until the last event if the run was killed.
     pub seconds: f64,
     pub results: Vec<Measure>,
     pub error: Option<Message>,
@@ -144,14 +146,28 @@ pub fn with_events(run: &mut Run, folder: &Path) {
             Some("ended") if !over => {
                 let Ok(end) = serde_json::from_value::<Ended>(event) else { continue };
                 let entry = entry(run, &end.stage);
-                *entry = Ended { reasons: entry.reasons.clone(), log: entry.log.clone(), ..end };
+                let (reasons, log, started) = (entry.reasons.clone(), entry.log.clone(), entry.started);
+                *entry = Ended { reasons, log, started, ..end };
             }
             _ => {}
         }
     }
-    if run.state == RunState::CutOff {
-        run.stages.iter_mut().filter(|s| s.state == "running").for_each(|s| s.state = "cut_off".into());
+    if run.state == RunState::Running {
+        run.seconds = run.seconds.max(since(&run.began));
     }
+    // Of a run that was killed, nothing is known after its last event.
+    for stage in run.stages.iter_mut().filter(|s| s.state == "running") {
+        stage.seconds = (run.seconds - stage.started).max(0.0);
+        if run.state == RunState::CutOff {
+            stage.state = "cut_off".into();
+        }
+    }
+}
+
+/// Seconds from a time in UTC until now; 0 if the clock of its machine is ahead.
+fn since(utc: &str) -> f64 {
+    let began = humantime::parse_rfc3339(utc).ok();
+    began.and_then(|began| began.elapsed().ok()).map_or(0.0, |passed| passed.as_secs_f64())
 }
 
 fn text(value: &Value) -> String {

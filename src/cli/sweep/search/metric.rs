@@ -47,8 +47,9 @@ pub fn foresee(goal: &Goal, plan: &SweepPlan, results: &[(String, MayGive)]) -> 
     }
 }
 
-/// The mean over the trials of a point; they are one row of the table.
-pub fn value(goal: &Goal, rows: &[Row], trials: &[usize], label: &str) -> Result<f64> {
+/// The mean over the trials of a point; they are one row of the table, in which a stage that several
+/// of them share counts once.
+pub fn value(goal: &Goal, plan: &SweepPlan, rows: &[Row], trials: &[usize], label: &str) -> Result<f64> {
     let all = metrics(rows);
     let mut namesakes = all.iter().filter(|(_, (_, name))| *name == goal.metric).map(|(_, (base, _))| base);
     if let (Some(first), Some(second)) = (namesakes.next(), namesakes.next()) {
@@ -65,8 +66,9 @@ pub fn value(goal: &Goal, rows: &[Row], trials: &[usize], label: &str) -> Result
         )));
     };
     let row = rows.iter().find(|row| row.trials.iter().any(|trial| trials.contains(trial)));
+    let runs: BTreeSet<_> = trials.iter().map(|trial| plan.trials[*trial].stages.get(&metric.0)).collect();
     match row.and_then(|row| row.values(metric)) {
-        Some(values) if values.len() == trials.len() => spread(values).0.ok_or_else(|| {
+        Some(values) if values.len() == runs.len() => spread(values).0.ok_or_else(|| {
             wrong(goal, &format!("it is not a finite number at `{label}`"))
                 .hint("search in an interval without this value")
         }),

@@ -154,7 +154,7 @@ impl Search<'_> {
         }
         let rows = self.table(&plan, &TableOptions::read(&self.args.options, &plan)?)?.rows;
         let value = |probe: &Probe| {
-            metric::value(&self.goal, &rows, &trials_of(&plan, std::slice::from_ref(probe)), &label(probe))
+            metric::value(&self.goal, &plan, &rows, &trials_of(&plan, std::slice::from_ref(probe)), &label(probe))
         };
         new.iter().map(value).collect::<Result<_>>().map(Some)
     }

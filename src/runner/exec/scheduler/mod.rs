@@ -143,6 +143,9 @@ struct Progress {
     ended_early: Option<Early>,
     /// When the current attempt times out; after that, when it is killed.
     deadline: Option<Instant>,
+    /// When the latest attempt started, and how long it took once it has ended.
+    started: Option<Instant>,
+    took: Duration,
 }
 
 struct Scheduler<'a> {
@@ -427,6 +430,7 @@ impl<'a> Scheduler<'a> {
             }
             Message::Starting(id, start, allocation) => {
                 self.watched.insert(id);
+                self.stages[id.0].started = Some(Instant::now());
                 self.report_start(id, start, &allocation);
             }
             Message::Worker(id, WorkerEvent::Started) => self.limit_time(id),
@@ -435,7 +439,9 @@ impl<'a> Scheduler<'a> {
                 self.running.remove(&ready.id);
                 self.pool.give_back(allocation);
                 let id = ready.id;
-                self.stages[id.0].deadline = None;
+                let progress = &mut self.stages[id.0];
+                progress.deadline = None;
+                progress.took = progress.started.take().map_or(Duration::ZERO, |started| started.elapsed());
                 self.ended(ready, end);
                 if !self.retries.contains_key(&id) {
                     self.watched.remove(&id);

@@ -54,7 +54,7 @@ impl Scheduler<'_> {
             kind: stage.kind.name.into(),
             state,
             key: progress.key.map(|k| k.to_string()),
-            seconds: record.map_or(0.0, |r| r.seconds),
+            seconds: record.map_or(progress.took.as_secs_f64(), |r| r.seconds),
             resumed: record.filter(|_| state == StageState::Done).and_then(|r| r.resumed),
             left: progress
                 .key
