@@ -313,7 +313,7 @@ impl Generator {
         let states = sample(&self.sampler, &start, &classes, away, &mut noise, &mut velocity)?;
         let latents = self.config.latents_of(&states)?;
         // As bytes, NaN would be an ordinary black image.
-        let check = |what: &str, x: &Tensor| match x.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?.is_finite() {
+        let check = |what: &str, x: &Tensor| match x.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
             true => Ok(()),
             false => {
                 let (first, last) = (ids.first().unwrap_or(&0), ids.last().unwrap_or(&0));
