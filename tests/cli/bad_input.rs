@@ -158,7 +158,7 @@ fn an_empty_folder() {
     let space = good();
     fs::create_dir(space.path("nothing")).unwrap();
     space.write("p.toml", &GOOD.replace("\"pictures\"", "\"nothing\""));
-    let said = space.run(&[]).expect(2);
+    let said = space.run(&[]).expect(1);
     insta::assert_snapshot!("empty_folder", seen(&space, &said));
     unharmed(&space);
 }

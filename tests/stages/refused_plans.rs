@@ -262,9 +262,10 @@ fn a_set_that_cannot_be_listed_is_refused_before_anything_runs() {
     let table = Space::new(&images(", labels = \"labels.csv\""));
     table.write("set/0.png", "");
     table.write("labels.csv", "name,label\n0.png,cat\n1.png,dog\n");
-    let empty = Space::new(&images(""));
-    empty.write("set/a/readme.txt", "");
-    for (space, why) in [(tar, "the archive is truncated"), (table, "`1.png`"), (empty, "no images")] {
+    let shards = Space::new(&images(""));
+    std::fs::create_dir(shards.path("set")).unwrap();
+    cut_tar(&shards, "set/0.tar");
+    for (space, why) in [(tar, "the archive is truncated"), (table, "`1.png`"), (shards, "the archive is truncated")] {
         let said = plan(&space, "p.toml").expect(2).stderr;
         assert!(said.starts_with("error: stage `images`: ") && said.contains(" --> p.toml:3:"), "{said}");
         assert!(said.contains(why), "{said}");
