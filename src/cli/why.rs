@@ -38,10 +38,19 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
         let text = serde_json::to_string_pretty(&why).map_err(|e| Error::internal("no JSON").because(e))?;
         return print(&(text + "\n"));
     }
-    let attempts = Attempts::read(&store)?;
+    let attempts = if has_new(&why) { Attempts::read(&store)? } else { Attempts::default() };
     let mut text = Text { attempts, text: String::new() };
     text.why(&why);
     print(&text.text)
+}
+
+/// Whether it, or what it depends on, has no record to compare with, and may have failed.
+fn has_new(why: &Why) -> bool {
+    is_new(why) || why.upstream.iter().any(has_new)
+}
+
+fn is_new(why: &Why) -> bool {
+    matches!(why.changes.as_slice(), [ExplainedChange { reason: Reason::NeverRan, .. }])
 }
 
 /// Indented lines.
@@ -75,8 +84,8 @@ impl Text {
             return;
         }
         // It has no record, and may have run nevertheless.
-        let ended = why.key.as_ref().and_then(|key| self.attempts.ended(key));
-        if let (Some(ended), [ExplainedChange { reason: Reason::NeverRan, .. }]) = (ended, why.changes.as_slice()) {
+        let key = why.key.as_ref().filter(|_| is_new(why));
+        if let Some(ended) = key.and_then(|key| self.attempts.ended(key)) {
             self.line(1, ended);
         } else if why.verdict == PlannedState::Waits && !why.changes.is_empty() {
             self.line(1, "its own changes:");

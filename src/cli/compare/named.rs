@@ -31,21 +31,47 @@ impl Named {
     /// If there is no such file, trial, revision or run, or a file is no pipeline.
     pub fn load(text: &str, set: &SetArgs, store: &Store, registry: Registry) -> Result<Self> {
         let reader = Reader { store, registry, set };
+        match Form::of(text) {
+            Form::File(file) => reader.pipeline(Path::new(file), None, None),
+            Form::Run(id) => reader.past(id, None),
+            Form::RunOf(file, id) => reader.past(id, Some(reader.set.on(file).load(registry)?.name)),
+            Form::Trial(file, trial) => reader.pipeline(Path::new(file), Some(trial), None),
+            Form::Revision(revision, rest) => reader.revision(revision, rest),
+            Form::Absent => reader.pipeline(Path::new(text.split('@').next().unwrap_or(text)), None, None),
+        }
+    }
+}
+
+/// How such a text is written.
+enum Form<'a> {
+    File(&'a str),
+    Run(&'a str),
+    /// A pipeline and a run of it.
+    RunOf(&'a str, &'a str),
+    Trial(&'a str, &'a str),
+    /// A revision, and a pipeline or a trial of it.
+    Revision(&'a str, &'a str),
+    /// A file that is not there.
+    Absent,
+}
+
+impl<'a> Form<'a> {
+    fn of(text: &'a str) -> Self {
         if Path::new(text).exists() {
-            return reader.pipeline(Path::new(text), None, None);
+            return Self::File(text);
         }
         if let Some(id) = text.strip_prefix("run:") {
-            return reader.past(id, None);
+            return Self::Run(id);
         }
         if let Some((file, id)) = text.split_once("@run:") {
-            return reader.past(id, Some(reader.set.on(file).load(registry)?.name));
+            return Self::RunOf(file, id);
         }
         if let Some((file, trial)) = at(text, Path::exists) {
-            return reader.pipeline(Path::new(file), Some(trial), None);
+            return Self::Trial(file, trial);
         }
         match text.split_once(':') {
-            Some((revision, file)) if !revision.is_empty() && !file.is_empty() => reader.revision(revision, file),
-            _ => reader.pipeline(Path::new(text.split('@').next().unwrap_or(text)), None, None),
+            Some((revision, rest)) if !revision.is_empty() && !rest.is_empty() => Self::Revision(revision, rest),
+            _ => Self::Absent,
         }
     }
 }
@@ -63,23 +89,19 @@ impl<'a> Parts<'a> {
     /// Of a text that [`Named::load`] has read.
     pub fn of(text: &'a str) -> Self {
         let plain = |file| Self { revision: None, file, trial: None, run: None };
-        if Path::new(text).exists() {
-            return plain(text);
+        match Form::of(text) {
+            Form::File(file) => plain(file),
+            Form::Run(id) => Self { run: Some(id), ..plain("") },
+            Form::RunOf(file, id) => Self { run: Some(id), ..plain(file) },
+            Form::Trial(file, trial) => Self { trial: Some(trial), ..plain(file) },
+            Form::Revision(revision, rest) => {
+                // A file of the revision need not exist now.
+                let end = rest.find(".toml@").map(|at| at + ".toml".len()).or_else(|| rest.find('@'));
+                let (file, trial) = end.map_or((rest, None), |end| (&rest[..end], Some(&rest[end + 1..])));
+                Self { revision: Some(revision), trial, ..plain(file) }
+            }
+            Form::Absent => plain(text),
         }
-        if let Some(id) = text.strip_prefix("run:") {
-            return Self { run: Some(id), ..plain("") };
-        }
-        if let Some((file, id)) = text.split_once("@run:") {
-            return Self { run: Some(id), ..plain(file) };
-        }
-        if let Some((file, trial)) = at(text, Path::exists) {
-            return Self { trial: Some(trial), ..plain(file) };
-        }
-        let Some((revision, rest)) = text.split_once(':') else { return plain(text) };
-        // A file of the revision need not exist now.
-        let end = rest.find(".toml@").map(|at| at + ".toml".len()).or_else(|| rest.find('@'));
-        let (file, trial) = end.map_or((rest, None), |end| (&rest[..end], Some(&rest[end + 1..])));
-        Self { revision: Some(revision), trial, ..plain(file) }
     }
 
     /// The text with at most so many of the last parts of the file's path.

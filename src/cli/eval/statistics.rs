@@ -4,6 +4,7 @@
 
 use super::network::Network;
 use erw_base::error::{Error, Result};
+use erw_base::umask;
 use erw_ml::metrics::gaussian::STATS_FILE;
 use erw_ml::models::feature_network::mode::Mode;
 use erw_stages::NOTE_FILE;
@@ -11,7 +12,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 use zip::{DateTime, ZipArchive, ZipWriter};
@@ -24,7 +24,7 @@ pub fn write(dir: &Path, to: &Path) -> Result<()> {
     let beside = PathBuf::from(beside);
     fs::copy(dir.join(STATS_FILE), &beside).map_err(failed)?;
     // The store's files are read-only.
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    umask::as_new(&beside).map_err(failed)?;
     let note = fs::read(dir.join(NOTE_FILE)).map_err(|e| Error::io("read", &dir.join(NOTE_FILE), e))?;
     append(&beside, &note).map_err(failed)?;
     fs::rename(&beside, to).map_err(failed)

@@ -10,8 +10,7 @@ use erw_runner::sweep::SweepPlan;
 /// Lines of a chart over an axis.
 const LINES: usize = 12;
 
-/// Over the numbers in names of stages, or else over
-/// the axes whose values are numbers.
+/// Over the numbers in names of stages, or else over the axes whose values are numbers.
 pub fn charts(plan: &SweepPlan, sheet: &Sheet) -> Vec<Titled<Chart>> {
     let chart = |title: String, x_title: String, y: &str, panel: Panel| {
         let mut panel = panel;

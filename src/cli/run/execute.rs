@@ -19,7 +19,7 @@ use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, RetryPolicy, StageId};
 use erw_runner::pipeline::properties::warnings;
 use erw_runner::pipeline::targets::{named, select};
-use erw_runner::plan::foresee;
+use erw_runner::plan::{CacheChecker, foresee};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
@@ -144,10 +144,11 @@ pub fn execute(
     for text in warnings(pipeline, &selected) {
         let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
     }
-    if !flags.keep_going {
-        foresee::selected(pipeline, (&Store::open(cache)?).into(), &selected, forced.clone())?;
-    }
     if flags.detach {
+        // The run would say it in its job.
+        if !flags.keep_going {
+            foresee::selected(&CacheChecker::new(pipeline, &Store::open(cache)?, forced), &selected)?;
+        }
         return detach::submit(pipeline, &selected, flags, cache).map(|()| None);
     }
     let cache = flags.remote.cache(cache)?;

@@ -92,13 +92,28 @@ impl Files {
         cell.is_some_and(|cell| cell.get().is_some())
     }
 
+    /// Whether the digest is there once the stamps of the files have been looked at: nothing has
+    /// changed since they were read. If so, [`digest`](Self::digest) does not look at them again.
+    pub fn recalls(&self, store: &Store, source: &SourcePath) -> bool {
+        let cell = self.cell(&source.path, source.watched.as_ref());
+        if cell.get().is_none()
+            && let Some(found) = recalled(store, source)
+        {
+            // Another thread may have been faster, and has the same.
+            let _ = cell.set(Ok(Arc::new(found)));
+        }
+        cell.get().is_some()
+    }
+
     /// The digest of a file or folder, without what `watched` excludes.
     pub fn digest_at(&self, store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Arc<DigestedSource>> {
-        let cell = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(known.entry((path.to_path_buf(), watched.map(|w| w.rule().clone()))).or_default())
-        };
+        let cell = self.cell(path, watched);
         cell.get_or_init(|| digest_at(store, path, watched).map(Arc::new)).clone()
+    }
+
+    fn cell(&self, path: &Path, watched: Option<&Watched>) -> DigestCell {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry((path.to_path_buf(), watched.map(|w| w.rule().clone()))).or_default())
     }
 }
 
@@ -120,9 +135,7 @@ pub fn walk_source(root: &Path, watched: Option<&Watched>) -> Result<Vec<WalkEnt
 fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<DigestedSource> {
     let root = path.canonicalize().map_err(|e| Error::io("read", path, e))?;
     let memory = memory_file(store, &root, watched);
-    if let Some((measured, then)) = recall_total(&memory)
-        && Total::of(&root, watched).is_some_and(|now| now.text() == then)
-    {
+    if let Some(measured) = recalled_by_total(&root, &memory, watched) {
         return Ok(DigestedSource { measured, entries: OnceLock::new(), memory });
     }
     let old = recall(&memory);
@@ -146,6 +159,25 @@ fn digest_at(store: &Store, path: &Path, watched: Option<&Watched>) -> Result<Di
         let _ = write_file(&memory.with_extension(TOTAL), told(&measured, &total).as_bytes(), Durability::Later);
     }
     Ok(DigestedSource { measured, entries: entries.into(), memory })
+}
+
+/// The digest of a source of which no contents need be read.
+fn recalled(store: &Store, source: &SourcePath) -> Option<DigestedSource> {
+    let (root, watched) = (source.path.canonicalize().ok()?, source.watched.as_ref());
+    let memory = memory_file(store, &root, watched);
+    if root.is_dir() {
+        let measured = recalled_by_total(&root, &memory, watched)?;
+        return Some(DigestedSource { measured, entries: OnceLock::new(), memory });
+    }
+    let old = recall(&memory);
+    let is_as_it_was = |f: &WalkEntry| old.get(&f.path).is_some_and(|(then, _)| *then == Stamp::of(&f.metadata));
+    walk_source(&root, watched).ok()?.iter().all(is_as_it_was).then(|| digest_now(store, source).ok())?
+}
+
+/// The digest of a folder whose files are those of which it is remembered.
+fn recalled_by_total(root: &Path, memory: &Path, watched: Option<&Watched>) -> Option<Measured> {
+    let (measured, then) = recall_total(memory)?;
+    Total::of(root, watched).is_some_and(|now| now.text() == then).then_some(measured)
 }
 
 /// Ends the name of the file with the total of a root.
@@ -358,6 +390,28 @@ mod tests {
         assert!(parse(&text.replacen('7', "8", 1)).is_none());
         assert!(parse(&text[..text.len() - 1]).is_none());
         assert!(parse("").is_none());
+    }
+
+    #[test]
+    fn a_source_is_recalled_while_its_stamps_are_those_of_what_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache")).unwrap();
+        let (folder, file) = (dir.path().join("folder"), dir.path().join("file"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("a"), "one").unwrap();
+        fs::write(&file, "two").unwrap();
+        // Until then a file could change within its stamp.
+        std::thread::sleep(Duration::from_millis(2100));
+        for (path, changed) in [(folder.clone(), folder.join("a")), (file.clone(), file)] {
+            let source = SourcePath { path, missing: vec![], watched: None, place: None };
+            assert!(!Files::default().recalls(&store, &source), "it was never read");
+            let read = digest_now(&store, &source).unwrap();
+            let files = Files::default();
+            assert!(files.recalls(&store, &source) && files.knows(&source));
+            assert_eq!(files.digest(&store, &source).unwrap().measured, read.measured);
+            fs::write(changed, "three").unwrap();
+            assert!(!Files::default().recalls(&store, &source), "it has changed");
+        }
     }
 
     #[test]

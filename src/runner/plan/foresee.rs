@@ -2,28 +2,29 @@
 //! an archive that ends early, weights of another network. Only of stages that are stale, since the
 //! files of a cached one have been read. Does not know formats.
 
-use super::{CacheChecker, Verdict, plan};
-use crate::cache::CacheRef;
+use super::{CacheChecker, Verdict, missing};
 use crate::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_base::error::{Error, ErrorKind, Result};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-/// Refuses the first stale stage among these that could not use its files.
-pub fn selected(
-    pipeline: &Pipeline,
-    cache: CacheRef<'_>,
-    selected: &[StageId],
-    forced: BTreeSet<StageId>,
-) -> Result<()> {
-    let can_tell = |id: &StageId| {
-        let stage = pipeline.stage(*id);
-        stage.kind.foresee.is_some() && stage.inputs.is_empty()
-    };
-    let some: Vec<StageId> = selected.iter().copied().filter(can_tell).collect();
-    if some.is_empty() {
-        return Ok(());
+/// Refuses the first stale stage among these that could not use its files. Reads no contents to know
+/// which are stale: files that have changed since they were read are of a stale stage.
+pub fn selected(checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<()> {
+    for &id in selected {
+        let stage = checker.pipeline.stage(id);
+        let can_tell = stage.kind.foresee.is_some() && stage.inputs.is_empty();
+        if can_tell && missing(stage).is_empty() && !is_cached(checker, id, stage)? {
+            one(stage)?;
+        }
     }
-    stale(pipeline, &plan(&CacheChecker::new(pipeline, cache, forced), &some)?)
+    Ok(())
+}
+
+fn is_cached(checker: &CacheChecker<'_>, id: StageId, stage: &Stage) -> Result<bool> {
+    if !stage.sources.values().all(|source| checker.files.recalls(checker.store, source)) {
+        return Ok(false);
+    }
+    Ok(checker.cached(id, &checker.key(stage, &BTreeMap::new())?)?.is_some())
 }
 
 /// The same of stages whose verdicts are known.

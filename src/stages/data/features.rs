@@ -1,5 +1,5 @@
-//! `features`: encodes every image and stores its patch tokens, and on demand its class token, in a packed array. An interrupted
-//! stage resumes after the last complete shard.
+//! `features`: encodes every image and stores its patch tokens, and on demand its class token, in a
+//! packed array. An interrupted stage resumes after the last complete shard.
 
 use super::pack::Pack;
 use super::patch_tokens::PatchTokens;

@@ -11,7 +11,7 @@ use erw_ml::data::packed::PackedWriter;
 use erw_ml::data::rgb::Rgb;
 use erw_ml::data::source::classes::empty;
 use erw_ml::data::source::layout::Classes;
-use erw_ml::data::source::{ImageListing, Preparation, READABLE, Split, recognise};
+use erw_ml::data::source::{ImageListing, Preparation, READABLE, Split, holds_sets, recognise};
 use erw_ml::data::transform::Transform;
 use erw_ml::nn::params::Tensors;
 use erw_runner::kind::StageKind;
@@ -20,7 +20,7 @@ use erw_runner::kind::field::{Params as Values, parse};
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub const KIND: StageKind = StageKind {
     name: "images",
@@ -86,12 +86,6 @@ fn foresee(params: &Values, _: &Values) -> Result<()> {
         return Ok(());
     }
     choose(open(&p)?, &p).map(drop)
-}
-
-/// Whether a folder has archives or tables, as of shards.
-fn holds_sets(folder: &Path) -> bool {
-    let is_set = |path: PathBuf| path.extension().is_some_and(|e| e == "tar" || e == "parquet" || e == "zip");
-    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| is_set(e.path()))))
 }
 
 /// What `source` can be, for hints.

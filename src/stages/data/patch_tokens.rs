@@ -1,6 +1,6 @@
-//! Where an encoder computes patch and class tokens: on a GPU by erw's own kernels, or by candle's operations on
-//! the CPU and where the kernels do not cover a transformer. What is chosen on a GPU is a line in the
-//! log.
+//! Where an encoder computes patch and class tokens: on a GPU by erw's own kernels, or by candle's
+//! operations on the CPU and where the kernels do not cover a transformer. What is chosen on a GPU is
+//! a line in the log.
 
 use crate::support::card;
 use candle_core::{Device, Tensor};

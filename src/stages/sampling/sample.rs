@@ -2,7 +2,7 @@
 //! the checkpoint directory.
 
 use super::velocity::Velocity;
-use crate::support::files::{create_dir, write_json};
+use crate::support::files::{create_dir, read_json, write_json};
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
 use crate::support::trained_on::{check_classes, check_scale, note_of, other_scale};
@@ -23,7 +23,6 @@ use erw_runner::kind::field::{Params as Values, parse};
 use serde::Deserialize;
 use serde_json::json;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -407,10 +406,4 @@ impl Images<'_> {
         let scale = (64 / height.max(1)).max(1);
         Ok(contact_sheet(&pixels, height, width, columns, scale).save(path)?)
     }
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let mut text = String::new();
-    File::open(path).and_then(|mut f| f.read_to_string(&mut text)).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::stage(format!("cannot read `{}`", path.display())).because(e))
 }

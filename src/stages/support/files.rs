@@ -1,4 +1,4 @@
-//! Writes the files of artifacts: JSON, JSON lines, folders.
+//! Writes the files of artifacts: JSON, JSON lines, folders; and reads JSON.
 
 use erw_base::error::{Error, Result};
 use std::io::Write;
@@ -9,6 +9,13 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::stage(format!("cannot write `{}`", path.display())).because(e))?;
     std::fs::write(path, text + "\n").map_err(|e| Error::io("write", path, e))
+}
+
+/// # Errors
+/// A file that cannot be read, or that is not what it should be.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_str(&text).map_err(|e| Error::stage(format!("cannot read `{}`", path.display())).because(e))
 }
 
 /// Writes JSON lines, one line per value.

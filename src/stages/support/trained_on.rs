@@ -2,6 +2,7 @@
 //! latents, and the classes by their numbers. A wrong scale makes images silently wrong, and labels
 //! of other classes are as good numbers. Does not know shapes.
 
+use super::files::read_json;
 use super::same_classes::{Named, check_same};
 use super::sit_artifact::{NOTE, TrainingNote};
 use erw_base::error::{Error, Result};
@@ -17,12 +18,7 @@ const ROUNDED: f64 = 1e-3;
 /// A note that cannot be read.
 pub fn note_of(dir: &Path) -> Result<Option<TrainingNote>> {
     let path = dir.join(NOTE);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = erw_base::text::read(&path).map_err(|e| Error::io("read", &path, e))?;
-    let bad = |e| Error::stage(format!("`{}` is not the note of a training", path.display())).because(e);
-    serde_json::from_str(&text).map(Some).map_err(bad)
+    if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
 }
 
 /// Checks that `what` takes or has latents as the network of this note was trained on them.

@@ -27,7 +27,7 @@ use super::decode::{MAX_BYTES, decode};
 use super::rgb::Rgb;
 use super::transform::Transform;
 use crate::formats::describe;
-use archive::{Archive, Kind, is_tar};
+use archive::{Archive, Kind, is_tar, is_zip};
 use belongs::{hidden_part, is_image};
 use candle_core::{Error, Result, bail};
 use cifar::Cifar;
@@ -77,6 +77,12 @@ enum Storage {
     Tables(Tables),
     Idx(Idx),
     Cifar(Cifar),
+}
+
+/// Whether there are archives or tables in a folder, as the shards of a set.
+pub fn holds_sets(folder: &Path) -> bool {
+    let is_set = |name: &Path| is_tar(name) || is_table(name) || is_zip(name);
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| is_set(&e.path()))))
 }
 
 /// Which part of a set to use.

@@ -84,7 +84,9 @@ impl Features {
     /// `None` if they are computed online.
     pub fn read(&self, rows: &[u64], flipped: &[bool]) -> Result<Option<Vec<Tensor>>> {
         match self {
-            Self::Stored(sets) => stored(sets, rows, flipped, &Device::Cpu).map(Some),
+            Self::Stored(sets) => {
+                sets.iter().map(|set| stored(set, rows, flipped, &Device::Cpu)).collect::<Result<_>>().map(Some)
+            }
             Self::Online(..) => Ok(None),
         }
     }
@@ -96,7 +98,9 @@ impl Features {
     /// Mirrored images with stored features; only online features cover mirrored images.
     pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
         match self {
-            Self::Stored(sets) => stored(sets, rows, flipped, device)?.iter().map(|t| t.to_dtype(DType::F32)).collect(),
+            Self::Stored(sets) => {
+                sets.iter().map(|set| stored(set, rows, flipped, device)?.to_dtype(DType::F32)).collect()
+            }
             Self::Online(..) => Ok(self.outputs(rows, flipped, device, &[])?.into_iter().map(|o| o.tokens).collect()),
         }
     }
@@ -128,7 +132,7 @@ impl Features {
 }
 
 fn stored_outputs(set: &Packed, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Outputs> {
-    let tokens = stored(std::slice::from_ref(set), rows, flipped, device)?.remove(0).to_dtype(DType::F32)?;
+    let tokens = stored(set, rows, flipped, device)?.to_dtype(DType::F32)?;
     Ok(Outputs { tokens, class_token: class_tokens(set, rows, device)?, attention: vec![] })
 }
 
@@ -140,9 +144,10 @@ pub fn class_tokens(set: &Packed, rows: &[u64], device: &Device) -> Result<Optio
     }
 }
 
-fn stored(sets: &[Packed], rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
+/// Patch tokens in the type in which they are stored.
+fn stored(set: &Packed, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Tensor> {
     if flipped.contains(&true) {
         bail!("stored features do not cover mirrored images");
     }
-    sets.iter().map(|set| set.rows(TOKENS, rows, device)).collect()
+    set.rows(TOKENS, rows, device)
 }

@@ -47,7 +47,7 @@ use crate::cache::key::Key;
 use crate::event::{Event, EventKind, Failure, Listener, StageEnd, StageState, WorkerEvent};
 use crate::pipeline::graph::{Pipeline, RetryPolicy, Stage, StageId};
 use crate::plan::reason::Reason;
-use crate::plan::{self, CacheChecker};
+use crate::plan::{self, CacheChecker, foresee};
 use check::check_all;
 use erw_base::error::{Error, Result};
 use erw_base::limits;
@@ -89,6 +89,9 @@ pub fn run(
     let needs = needs(pipeline, &options)?;
     let pool = check(pipeline, &needs, launcher, &options)?;
     let checker = CacheChecker::new(pipeline, cache, options.forced.clone());
+    if !options.keep_going {
+        foresee::selected(&checker, &options.selected)?;
+    }
     let (workers, deaths) = (Workers::default(), MemoryDeaths::default());
     let unsynced = AtomicBool::new(false);
     let executor = Executor {

@@ -285,6 +285,11 @@ impl Archive {
     }
 }
 
+/// Whether the name is that of a ZIP.
+pub fn is_zip(name: &Path) -> bool {
+    name.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("zip"))
+}
+
 /// Whether the name is that of a tar.
 pub fn is_tar(name: &Path) -> bool {
     name.extension().is_some_and(|ext| ext.eq_ignore_ascii_case(TAR))
