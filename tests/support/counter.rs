@@ -79,7 +79,7 @@ pub const COUNTER: Registry = &[
 
 fn share(attempt: &Attempt) -> Result<()> {
     let Operation { fate } = attempt.operation()?;
-    match fate * attempt.rank() as i64 {
+    match if attempt.rank() == 1 { fate } else { 0 } {
         1 => return Err(Error::stage("there is no such thing").hint("look elsewhere")),
         2 => panic!("toy panic"),
         _ => {}
