@@ -7,7 +7,7 @@ use erw::ml::data::decode::decode;
 use erw::ml::data::decode::extras::Extras;
 use erw::ml::data::decode::orientation::Orientation;
 use erw::ml::data::rgb::Rgb;
-use erw::ml::data::source::classes::parse_list;
+use erw::ml::data::source::label_list::LabelList;
 use erw::ml::data::source::{ImageListing, Preparation, Split};
 use erw::ml::data::transform::Transform;
 use erw::ml::nn::params;
@@ -201,7 +201,7 @@ fn a_label_list_that_does_not_fit_its_files_is_refused() -> Result<()> {
         (json!([["../a.png", 1]]), "`../a.png` leads out"),
         (json!([["/etc/a.png", 1]]), "`/etc/a.png` leads out"),
         (json!([["a.png"]]), "`[\"a.png\"]` is not a pair"),
-        (json!(7), "no list `labels`"),
+        (json!(7), "expected `labels` as a list"),
     ];
     for (labels, expected) in cases {
         for root in [folder(&dir, &prepared(&labels)), archive(&dir, &prepared(&labels), CompressionMethod::Stored)] {
@@ -682,8 +682,8 @@ proptest! {
 
     #[test]
     fn random_label_lists_do_not_panic(text in mutated(vec![prepared(&list())[3].1.clone()])) {
-        for (name, label) in parse_list(&text).ok().flatten().unwrap_or_default() {
-            prop_assert!(label >= 0 && !name.is_empty());
+        if let Ok(list) = LabelList::parse("", &text) {
+            (0..list.len()).map(|at| list.get(at)).for_each(|(name, label)| assert!(label >= 0 && name != Path::new("")));
         }
     }
 }

@@ -6,7 +6,8 @@
 //! shifts all that follow. Here they are paired by the number in the name.
 
 use super::index::{Index, flaw, numbered};
-use crate::data::source::classes::{self, LIST, List, files_of, first};
+use crate::data::source::classes::{self, files_of, first};
+use crate::data::source::label_list::{LIST, LabelList};
 use crate::data::source::{ImageListing, tree};
 use crate::formats::read_npy;
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -27,7 +28,7 @@ pub struct Moments {
 impl Moments {
     pub fn open(root: &Path, images: Option<&ImageListing>) -> Result<Self> {
         let shown = root.display();
-        let list = List::beside(root)?;
+        let list = LabelList::beside(root)?;
         let names = npy_files(root, list.as_ref())?;
         if !root.join(LIST).is_file() && root.join("vae-sd").is_dir() {
             bail!("{shown} holds latents in its folder `vae-sd`; name that folder");
@@ -37,7 +38,7 @@ impl Moments {
         }
         let file = root.join(LIST);
         let paths: Vec<&Path> = names.iter().map(PathBuf::as_path).collect();
-        let list = list.map(|list| classes::by_list(&file.display().to_string(), &paths, list)).transpose()?;
+        let list = list.map(|list| classes::by_list(&file.display().to_string(), &paths, &list)).transpose()?;
         let (order, labels, classes) = match (list, images) {
             (list, Some(images)) => {
                 let given = list.filter(|l| l.classes.iter().any(|c| !c.is_empty())).map(|l| l.files);
@@ -90,9 +91,9 @@ impl Moments {
 }
 
 /// Names of the npy files that belong to the set, in text order.
-fn npy_files(root: &Path, list: Option<&List>) -> Result<Vec<PathBuf>> {
+fn npy_files(root: &Path, list: Option<&LabelList>) -> Result<Vec<PathBuf>> {
     let is_npy = |name: &Path| name.extension().is_some_and(|x| x == "npy");
-    let mut names = tree::list(root, &is_npy, &|name| list.is_some_and(|list| list.names(name)))?.files;
+    let mut names = tree::list(root, &is_npy, &|name| list.is_some_and(|list| list.names(name)))?.files.paths();
     names.sort_by(|a, b| a.to_string_lossy().cmp(&b.to_string_lossy()));
     Ok(names)
 }

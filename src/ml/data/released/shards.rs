@@ -11,7 +11,7 @@
 
 use super::index::{Index, numbered};
 use crate::data::packed::RowFile;
-use crate::data::source::classes::MAX_CLASSES;
+use crate::data::source::label_list::MAX_CLASSES;
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -54,21 +54,15 @@ pub fn is_hidden(name: &OsStr) -> bool {
 
 /// The beginning of a path up to its first hidden component; `None` if there is none.
 pub fn hidden_part(name: &Path) -> Option<PathBuf> {
-    let mut part = PathBuf::new();
-    for component in name.components() {
-        part.push(component);
-        if let Component::Normal(text) = component
-            && is_hidden(text)
-        {
-            return Some(part);
-        }
-    }
-    None
+    let is_so = |component: Component| matches!(component, Component::Normal(text) if is_hidden(text));
+    let at = name.components().position(is_so)?;
+    Some(name.components().take(at + 1).collect())
 }
 
 /// Whether the extension is that of a supported image format.
 pub fn is_image(name: &Path) -> bool {
-    extension(name).is_some_and(|ext| EXTENSIONS.contains(&ext.as_str()))
+    let extension = name.extension().and_then(OsStr::to_str);
+    extension.is_some_and(|ext| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ext)))
 }
 
 /// Whether the extension is that of an unsupported image format.

@@ -2,7 +2,8 @@
 //! images, or when their layout would lose the labels. Does not know how files are read.
 
 use super::belongs::EXTENSIONS;
-use super::classes::{self, LIST, Labelled, List, hinted};
+use super::classes::{self, Labelled, hinted};
+use super::label_list::{LIST, LabelList};
 use super::layout::{Classes, Doubt, doubt, masks};
 use super::left_out::LeftOut;
 use super::said::Said;
@@ -19,7 +20,7 @@ pub struct FoundFiles<'a> {
     /// Names of the set and of its list in messages.
     pub shown: String,
     pub place: String,
-    pub list: Option<List>,
+    pub list: Option<LabelList>,
     /// Labels that lie beside the set.
     pub table: Option<Table>,
     pub left_out: LeftOut,
@@ -69,8 +70,8 @@ impl FoundFiles<'_> {
                  the set; move them elsewhere if they are"
             ));
         }
-        let listed = |list| hinted(classes::by_list(place, names, list), LISTED);
-        let labelled = match (list, classes) {
+        let listed = |list: &LabelList| hinted(classes::by_list(place, names, list), LISTED);
+        let labelled = match (&list, classes) {
             (Some(list), Classes::Auto) => listed(list)?,
             (Some(list), Classes::One) => {
                 let mut labelled = listed(list)?;

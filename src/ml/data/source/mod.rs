@@ -4,7 +4,7 @@
 //! index, with labels.
 //!
 //! Listing reads only names and labels. Images are read one by one, from any number of threads:
-//! nothing is locked and nothing is cached. The order depends only on names and contents.
+//! no contents are cached. The order depends only on names and contents.
 
 mod archive;
 pub mod belongs;
@@ -12,8 +12,10 @@ mod cifar;
 pub mod classes;
 mod found;
 mod idx;
+pub mod label_list;
 pub mod layout;
 pub mod left_out;
+mod name_list;
 mod names;
 mod said;
 mod table;
@@ -31,12 +33,14 @@ use archive::{Archive, Kind, is_tar, is_zip};
 use belongs::{hidden_part, is_image};
 use candle_core::{Error, Result, bail};
 use cifar::Cifar;
-use classes::{LIST, Labelled, List, first, hinted};
+use classes::{Labelled, first, hinted};
 use erw_base::braces;
 use found::FoundFiles;
 use idx::Idx;
+use label_list::{LIST, LabelList};
 use layout::{Classes, check_series, doubt_of_shards, series};
 use left_out::LeftOut;
+use name_list::NameList;
 use said::Said;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -72,7 +76,7 @@ pub struct ImageListing {
 #[derive(Debug)]
 enum Storage {
     /// A folder and the file names in it.
-    Folder(PathBuf, Vec<PathBuf>),
+    Folder(PathBuf, NameList),
     Archive(Archive),
     Tables(Tables),
     Idx(Idx),
@@ -173,14 +177,13 @@ impl ImageListing {
         mut left_out: LeftOut,
         classes: Classes,
     ) -> Result<Self> {
-        open_inner(&mut archive)?;
+        archive = open_inner(archive)?;
         if let Some(part) = part {
-            archive = archive.enter(part)?;
-            open_inner(&mut archive)?;
+            archive = open_inner(archive.enter(part)?)?;
         }
         let place = archive.place_of(LIST);
         let prepared = match archive.find(Path::new(LIST)).map(|i| archive.read(i)).transpose() {
-            Ok(text) => text.map(|text| hinted(List::parse(&place, &text), LISTED)).transpose()?,
+            Ok(text) => text.map(|text| hinted(LabelList::parse(&place, &text), LISTED)).transpose()?,
             Err(e) => bail!("{place}: {e}"),
         };
         let what = match (archive.kind(), prepared.is_some()) {
@@ -252,29 +255,30 @@ impl ImageListing {
             set.said.warnings.extend(images_beside(root, "CIFAR batches"));
             return Ok(set);
         }
-        let list = hinted(List::beside(root), LISTED)?;
+        let list = hinted(LabelList::beside(root), LISTED)?;
         let is_listed = |name: &Path| list.as_ref().is_some_and(|list| list.names(name));
         let Tree { files, left_out, bare } = tree::list(root, &is_image, &is_listed)?;
         if files.is_empty() && list.is_none() {
             let tars = tree::list(root, &is_tar, &|_| false)?;
             if !tars.files.is_empty() {
-                let stems: Vec<PathBuf> = tars.files.iter().map(|tar| tar.with_extension("")).collect();
+                let files = tars.files.paths();
+                let stems: Vec<PathBuf> = files.iter().map(|tar| tar.with_extension("")).collect();
                 let is_chosen = |stem: &&Path| part.is_none_or(|part| series(stem).name == part);
                 let chosen: Vec<&Path> = stems.iter().map(PathBuf::as_path).filter(is_chosen).collect();
                 check_series(root, &chosen, "tar")?;
-                let archive = Archive::open_tars(root, &tars.files)?;
+                let archive = Archive::open_tars(root, &files)?;
                 return Self::archive(archive, root, part, labels, tars.left_out, classes);
             }
             let tables = tree::list(root, &is_table, &|_| false)?;
             if !tables.files.is_empty() {
-                let files = tables::of_part(root, tables.files, part)?;
+                let files = tables::of_part(root, tables.files.paths(), part)?;
                 let stems: Vec<PathBuf> = files.iter().map(|file| file.with_extension("")).collect();
                 check_series(root, &stems.iter().map(PathBuf::as_path).collect::<Vec<_>>(), "parquet")?;
                 return Self::tables(root, &files, tables.left_out, classes);
             }
         }
         let what = if list.is_some() { "a folder with dataset.json" } else { "a tree of folders" };
-        let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let paths: Vec<&Path> = files.iter().collect();
         let place = root.join(LIST).display().to_string();
         let table = labels.map(Table::open).transpose()?;
         let set = FoundFiles {
@@ -442,7 +446,7 @@ impl ImageListing {
     /// Name of a file, relative to the set; `None` in tables, IDX pairs and CIFAR batches.
     pub fn name(&self, index: usize) -> Option<&Path> {
         match &self.store {
-            Storage::Folder(_, names) => Some(&names[self.images[index].0]),
+            Storage::Folder(_, names) => Some(names.get(self.images[index].0)),
             Storage::Archive(archive) => Some(archive.name(self.images[index].0)),
             Storage::Tables(_) | Storage::Idx(_) | Storage::Cifar(_) => None,
         }
@@ -452,7 +456,7 @@ impl ImageListing {
     pub fn place(&self, index: usize) -> String {
         let at = self.images[index].0;
         match &self.store {
-            Storage::Folder(root, names) => root.join(&names[at]).display().to_string(),
+            Storage::Folder(root, names) => root.join(names.get(at)).display().to_string(),
             Storage::Archive(archive) => archive.place(at),
             Storage::Tables(tables) => tables.place(at),
             Storage::Idx(idx) => idx.place(at),
@@ -498,7 +502,7 @@ impl ImageListing {
             Ok((image, warnings, Extras::of(file)))
         };
         match &self.store {
-            Storage::Folder(root, names) => decoded(&read(&root.join(&names[at]))?),
+            Storage::Folder(root, names) => decoded(&read(&root.join(names.get(at)))?),
             Storage::Archive(archive) => decoded(&archive.read(at)?),
             Storage::Tables(tables) => decoded(tables.read(at)?.data()),
             Storage::Idx(idx) => Ok((idx.image(at), 0, Extras::default())),
@@ -569,10 +573,10 @@ fn images_beside(root: &Path, what: &str) -> Option<String> {
 }
 
 /// Opens the tars in an archive that holds no images beside them.
-fn open_inner(archive: &mut Archive) -> Result<()> {
+fn open_inner(archive: Archive) -> Result<Archive> {
     let belongs = |name: &Path| hidden_part(name).is_none();
-    match archive.kind() == Kind::Zip || archive.names().iter().any(|name| is_image(name) && belongs(name)) {
-        true => Ok(()),
+    match archive.kind() == Kind::Zip || archive.names().into_iter().any(|name| is_image(name) && belongs(name)) {
+        true => Ok(archive),
         false => archive.open_inner(belongs),
     }
 }

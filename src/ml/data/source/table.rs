@@ -5,7 +5,8 @@
 //! stand; other texts are class names, numbered in sorted order.
 
 use super::belongs::is_image;
-use super::classes::{Labelled, MAX_CLASSES, files_of, first, hinted};
+use super::classes::{Labelled, files_of, first, hinted};
+use super::label_list::MAX_CLASSES;
 use super::names::normal;
 use candle_core::{Error, Result, bail};
 use csv_core::{ReadRecordResult, ReaderBuilder};

@@ -4,7 +4,7 @@
 //! A table is mapped. Of a row only the page that holds it is decoded, so threads can read rows
 //! concurrently, and nothing is kept. Rows have no names; their order is that of the files.
 
-use super::classes::MAX_CLASSES;
+use super::label_list::MAX_CLASSES;
 use super::layout::{doubt_of_shards, series};
 use super::table;
 use crate::data::decode::{MAX_BYTES, contained};

@@ -2,21 +2,22 @@
 //! sets are often made of links.
 
 use super::belongs::hidden_part;
-use super::classes::LIST;
+use super::label_list::LIST;
 use super::left_out::LeftOut;
+use super::name_list::NameList;
 use candle_core::{Result, bail};
 use memmap2::Mmap;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use walkdir::WalkDir;
 
 /// The contents of a folder.
 #[derive(Debug, Default)]
 pub struct Tree {
     /// Wanted files, relative to the folder, sorted by name.
-    pub files: Vec<PathBuf>,
+    pub files: NameList,
     pub left_out: LeftOut,
     /// Top-level folders that hold none of the files.
     pub bare: Vec<String>,
@@ -47,19 +48,20 @@ pub fn list(root: &Path, wanted: &dyn Fn(&Path) -> bool, listed: &dyn Fn(&Path) 
             }
             // Reading a pipe would block.
             Ok(e) if !e.file_type().is_file() => tree.left_out.special(),
-            Ok(_) if listed(&name) || wanted(&name) => tree.files.push(name),
+            Ok(_) if listed(&name) || wanted(&name) => tree.files.push(&name),
             // The label list itself.
             Ok(_) if name == Path::new(LIST) => {}
             Ok(_) => tree.left_out.file(&name),
             Err(e) if e.loop_ancestor().is_some() => tree.left_out.circular_link(),
             Err(e) if leads_nowhere(&path, &e) => match listed(&name) || wanted(&name) {
-                true => tree.files.push(name),
+                true => tree.files.push(&name),
                 false => tree.left_out.broken_link(),
             },
             Err(e) => bail!("cannot list {}: {e}", root.display()),
         }
     }
-    for file in &tree.files {
+    tree.files.shrink();
+    for file in tree.files.iter() {
         if let Some(first) = file.components().next() {
             folders.remove(Path::new(first.as_os_str()));
         }

@@ -6,10 +6,11 @@
 
 use super::archive::Archive;
 use super::belongs::{hidden_part, is_image};
-use super::classes::{List, MAX_CLASSES, hinted};
+use super::classes::hinted;
+use super::label_list::{LabelList, MAX_CLASSES};
+use super::name_list::NameList;
 use candle_core::{Result, bail};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Maximum size of a file with a label in bytes.
@@ -20,7 +21,7 @@ const MAX_TEXT: usize = 1 << 20;
 /// # Errors
 /// When a label cannot be read, or a labelled sample has no image, or several, or several labels.
 /// The innermost error is the hint.
-pub fn labels(archive: &Archive) -> Result<Option<(List, &'static str)>> {
+pub fn labels(archive: &Archive) -> Result<Option<(LabelList, &'static str)>> {
     let hint = format!(
         "a sample is an image and its label, a whole number from 0 to {} in `KEY.cls`, or as `label` in `KEY.json`",
         MAX_CLASSES - 1
@@ -28,71 +29,100 @@ pub fn labels(archive: &Archive) -> Result<Option<(List, &'static str)>> {
     hinted(read_labels(archive), &hint)
 }
 
-fn read_labels(archive: &Archive) -> Result<Option<(List, &'static str)>> {
-    let names = archive.names();
+fn read_labels(archive: &Archive) -> Result<Option<(LabelList, &'static str)>> {
+    let belongs = |i: &usize| key(archive.name(*i)).is_some() && hidden_part(archive.name(*i)).is_none();
+    // The files of a sample one after another, in the archive's order.
+    let mut files: Vec<usize> = (0..archive.len()).filter(belongs).collect();
+    files.sort_unstable_by(|i, j| (sample_of(archive, *i), *i).cmp(&(sample_of(archive, *j), *j)));
     for (extension, read) in [("cls", of_text as fn(&[u8]) -> Found), ("json", of_json)] {
-        let mut labels = HashMap::new();
-        for (i, name) in names.iter().enumerate() {
-            let Some((key, ext)) = key(name) else { continue };
-            if ext != extension || hidden_part(name).is_some() {
-                continue;
-            }
-            let text = match archive.read(i) {
-                Ok(text) if text.len() > MAX_TEXT => {
-                    bail!("{}: {} bytes are too long for a label", archive.place(i), text.len())
-                }
-                Ok(text) => text,
-                Err(e) => bail!("{}: {e}", archive.place(i)),
-            };
-            match read(&text) {
-                Ok(Some(label)) => {
-                    if let Some((_, other)) = labels.insert(key, (label, i)) {
-                        bail!("{}: its sample has another label, {}", archive.place(i), archive.place(other));
-                    }
-                }
-                Ok(None) => {}
-                Err(why) => bail!("{}: {why}", archive.place(i)),
-            }
-        }
-        if !labels.is_empty() {
-            return Ok(Some((List::of(by_image(archive, &names, labels)?), extension)));
+        if let Some(list) = labels_in(archive, &files, extension, read)? {
+            return Ok(Some((list, extension)));
         }
     }
     Ok(None)
 }
 
+/// The labels that files of this extension hold, of the one image of each sample; `None` if there
+/// are none.
+fn labels_in(
+    archive: &Archive,
+    files: &[usize],
+    extension: &str,
+    read: fn(&[u8]) -> Found,
+) -> Result<Option<LabelList>> {
+    let (mut images, mut labels) = (NameList::default(), vec![]);
+    // What is wrong with the samples, if any of them has a label.
+    let (mut labelled, mut wrong) = (0, None);
+    for sample in files.chunk_by(|i, j| sample_of(archive, *i) == sample_of(archive, *j)) {
+        let label = label_in(archive, sample, extension, read)?;
+        labelled += usize::from(label.is_some());
+        let mut pictures = sample.iter().copied().filter(|i| is_image(archive.name(*i)));
+        match (pictures.next(), pictures.next(), label) {
+            (Some(other), Some(i), _) => {
+                let (place, other) = (archive.place(i), archive.place(other));
+                wrong.get_or_insert_with(|| format!("{place}: its sample has another image, {other}"));
+            }
+            (None, _, Some((_, i))) => {
+                wrong.get_or_insert_with(|| format!("{}: its sample has no image", archive.place(i)));
+            }
+            (Some(i), None, Some((label, _))) => {
+                images.push(archive.name(i));
+                labels.push(label);
+            }
+            (_, _, None) => {}
+        }
+    }
+    match wrong {
+        _ if labelled == 0 => Ok(None),
+        Some(wrong) => bail!("{wrong}"),
+        None => LabelList::of(images, labels).map(Some),
+    }
+}
+
+/// The label of a sample, and the file that holds it.
+fn label_in(
+    archive: &Archive,
+    sample: &[usize],
+    extension: &str,
+    read: fn(&[u8]) -> Found,
+) -> Result<Option<(i64, usize)>> {
+    let mut label: Option<(i64, usize)> = None;
+    for &i in sample.iter().filter(|i| has_extension(archive.name(**i), extension)) {
+        let text = match archive.read(i) {
+            Ok(text) if text.len() > MAX_TEXT => {
+                bail!("{}: {} bytes are too long for a label", archive.place(i), text.len())
+            }
+            Ok(text) => text,
+            Err(e) => bail!("{}: {e}", archive.place(i)),
+        };
+        match read(&text) {
+            Ok(None) => {}
+            Ok(Some(found)) => {
+                if let Some((_, other)) = label.replace((found, i)) {
+                    bail!("{}: its sample has another label, {}", archive.place(i), archive.place(other));
+                }
+            }
+            Err(why) => bail!("{}: {why}", archive.place(i)),
+        }
+    }
+    Ok(label)
+}
+
 /// Whether a file has this extension after its key.
 pub fn has_extension(name: &Path, extension: &str) -> bool {
-    key(name).is_some_and(|(_, ext)| ext == extension)
+    key(name).is_some_and(|(_, ext)| ext.eq_ignore_ascii_case(extension))
 }
 
-/// Gives the label of each key to the one image of that key.
-fn by_image(
-    archive: &Archive,
-    names: &[&Path],
-    mut labels: HashMap<String, (i64, usize)>,
-) -> Result<BTreeMap<String, i64>> {
-    let (mut images, mut labelled) = (HashMap::new(), BTreeMap::new());
-    for (i, name) in names.iter().enumerate().filter(|(_, name)| is_image(name) && hidden_part(name).is_none()) {
-        let Some((key, _)) = key(name) else { continue };
-        if let Some(other) = images.insert(key.clone(), i) {
-            bail!("{}: its sample has another image, {}", archive.place(i), archive.place(other));
-        }
-        if let (Some((label, _)), Some(name)) = (labels.remove(&key), name.to_str()) {
-            labelled.insert(name.to_string(), label);
-        }
-    }
-    match labels.values().map(|(_, i)| *i).min() {
-        Some(i) => bail!("{}: its sample has no image", archive.place(i)),
-        None => Ok(labelled),
-    }
+fn sample_of(archive: &Archive, index: usize) -> Option<&str> {
+    key(archive.name(index)).map(|(key, _)| key)
 }
 
-/// The key of a file, with the folders around it, and the extension after it in lower case.
-fn key(name: &Path) -> Option<(String, String)> {
-    let (folder, file) = (name.parent()?.to_str()?, name.file_name()?.to_str()?);
-    let (stem, extension) = file.split_once('.')?;
-    Some((format!("{folder}/{stem}"), extension.to_lowercase()))
+/// The key of a file, with the folders around it, and the extension after it.
+fn key(name: &Path) -> Option<(&str, &str)> {
+    let text = name.to_str()?;
+    let folders = text.rfind('/').map_or(0, |at| at + 1);
+    let dot = folders + text[folders..].find('.')?;
+    Some((&text[..dot], &text[dot + 1..]))
 }
 
 /// A label, if there is one; or what is wrong with it.

@@ -1,11 +1,13 @@
-//! Archives of images, mapped: members are slices of files, so threads can read them concurrently.
-//! A ZIP, a tar, a tar of tars, or a folder of tars; an inner tar stands for a folder of its name.
+//! Archives of images: members are pieces of files, so threads can read them concurrently. A ZIP, a
+//! tar, a tar of tars, or a folder of tars; an inner tar stands for a folder of its name.
 //!
 //! Archives are never unpacked, so no member can write outside. Names that try are refused anyway,
 //! because nobody writes them by accident. A member may inflate to its declared size and not a byte
 //! more. A fault in one member is reported when that member is read, because it may never be used.
 
 mod member;
+mod open_files;
+mod piece;
 mod tar;
 mod zip;
 
@@ -16,28 +18,30 @@ use crate::data::decode::MAX_BYTES;
 use candle_core::{Result, bail};
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
-use member::{Member, Packing};
-use memmap2::Mmap;
-use std::borrow::Cow;
+use member::{Member, Members, Packing};
+use open_files::OpenFiles;
+use piece::Piece;
 use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// The extension of a tar archive.
 const TAR: &str = "tar";
 
-/// Open archives that are one set.
+/// Listed archives that are one set.
 #[derive(Debug)]
 pub struct Archive {
     /// The archive, or the folder of archives.
     path: PathBuf,
+    files: OpenFiles,
     volumes: Vec<Volume>,
     kind: Kind,
     /// The folder in the set that is used; empty for the whole set.
     part: PathBuf,
-    members: Vec<Member>,
+    /// With the name of the part.
+    members: Members,
 }
 
 /// What members are found in.
@@ -52,8 +56,8 @@ pub enum Kind {
 /// An archive whose members are in the set.
 #[derive(Debug)]
 struct Volume {
-    /// Its file; shared with the volumes in it.
-    map: Arc<Mmap>,
+    /// Number of the file that it lies in.
+    file: usize,
     /// `outer.tar!inner.tar`, for messages.
     shown: String,
     /// The folder that it stands for, with the name of the part; empty if it is the set.
@@ -66,78 +70,95 @@ impl Archive {
     /// # Errors
     /// When it cannot be opened.
     pub fn is(path: &Path) -> std::io::Result<bool> {
-        let mut head = vec![];
-        std::fs::File::open(path)?.take(tar::BLOCK as u64).read_to_end(&mut head)?;
+        let head = head(&File::open(path)?)?;
         Ok(zip::begins(&head) || tar::begins(&head))
     }
 
     /// Lists the files of an archive without reading them.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = Arc::new(super::tree::map(path)?);
+        let mut this = Self::empty(path, Kind::Tar);
+        let (number, size) = this.files.add(path)?;
+        let file = this.files.get(number)?;
         let shown = path.display().to_string();
-        let (kind, members) = match zip::begins(&map) {
-            true => (Kind::Zip, zip::list(&map, &shown)?),
-            false => (Kind::Tar, tar::list(&map, 0..map.len(), &shown)?),
-        };
-        let volumes = vec![Volume { map, shown, folder: PathBuf::new() }];
-        let this = Self { path: path.to_path_buf(), volumes, kind, part: PathBuf::new(), members };
-        this.check_names()?;
-        Ok(this)
+        let found = |name: &str, member: Member| this.members.push(Path::new(""), name, member);
+        match head(&file) {
+            Ok(head) if zip::begins(&head) => {
+                zip::list(&file, size, &shown, found)?;
+                this.kind = Kind::Zip;
+            }
+            Ok(_) => tar::list(Piece::new(&file, 0..size), 0, &shown, found)?,
+            Err(e) => bail!("cannot read {shown}: {e}"),
+        }
+        this.volumes = vec![Volume { file: number, shown, folder: PathBuf::new() }];
+        this.listed()
     }
 
     /// Lists the files of the tars in a folder, whose names are relative to it.
     pub fn open_tars(root: &Path, tars: &[PathBuf]) -> Result<Self> {
-        let mut this =
-            Self { path: root.to_path_buf(), volumes: vec![], kind: Kind::Tars, part: PathBuf::new(), members: vec![] };
+        let mut this = Self::empty(root, Kind::Tars);
         for tar in tars {
             let path = root.join(tar);
-            let map = Arc::new(super::tree::map(&path)?);
-            let whole = 0..map.len();
-            let (shown, folder) = (path.display().to_string(), tar.with_extension(""));
-            this.add_tar(Volume { map, shown, folder: folder.clone() }, whole, &folder)?;
+            let (file, size) = this.files.add(&path)?;
+            this.add_tar(Volume { file, shown: path.display().to_string(), folder: tar.with_extension("") }, 0..size)?;
         }
-        this.check_names()?;
-        Ok(this)
+        this.listed()
+    }
+
+    fn empty(path: &Path, kind: Kind) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            files: OpenFiles::default(),
+            volumes: vec![],
+            kind,
+            part: PathBuf::new(),
+            members: Members::default(),
+        }
     }
 
     /// Replaces the tars in a tar, if `wanted`, by their members.
-    pub fn open_inner(&mut self, wanted: impl Fn(&Path) -> bool) -> Result<()> {
-        let is_inner = |m: &Member| is_tar(&m.name) && wanted(&m.name) && m.refused.is_none();
-        let inner: Vec<Member> = self.members.extract_if(.., |m| is_inner(m)).collect();
+    pub fn open_inner(mut self, wanted: impl Fn(&Path) -> bool) -> Result<Self> {
+        let part = self.part.clone();
+        let is_inner = |name: &Path, member: &Member| {
+            is_tar(name) && wanted(name.strip_prefix(&part).unwrap_or(name)) && member.refused.is_none()
+        };
+        let mut inner: Vec<(PathBuf, usize, Range<u64>)> = vec![];
+        for (name, member) in self.members.iter().filter(|(name, member)| is_inner(name, member)) {
+            inner.push((name.to_path_buf(), member.volume as usize, member.at.clone()));
+        }
         if inner.is_empty() {
-            return Ok(());
+            return Ok(self);
         }
+        self.members.retain(|name, member| !is_inner(name, member));
         self.kind = Kind::Tars;
-        for tar in inner {
-            let outer = &self.volumes[tar.volume];
-            let shown = format!("{}!{}", outer.shown, self.part.join(&tar.name).display());
-            let (map, name) = (outer.map.clone(), tar.name.with_extension(""));
-            self.add_tar(Volume { map, shown, folder: self.part.join(&name) }, tar.at, &name)?;
+        for (name, outer, at) in inner {
+            let outer = &self.volumes[outer];
+            let shown = format!("{}!{}", outer.shown, name.display());
+            self.add_tar(Volume { file: outer.file, shown, folder: name.with_extension("") }, at)?;
         }
-        self.check_names()
+        self.listed()
     }
 
-    /// Adds the members of a tar at `at` in the file of `volume`, as files of the folder `name`.
-    fn add_tar(&mut self, volume: Volume, at: Range<usize>, name: &Path) -> Result<()> {
-        let number = self.volumes.len();
-        let listed = tar::list(&volume.map, at, &volume.shown)?;
-        let of_set = |m: Member| Member { name: name.join(m.name), volume: number, ..m };
-        self.members.extend(listed.into_iter().map(of_set));
+    /// Adds the members of a tar at `at` in the file of `volume`.
+    fn add_tar(&mut self, volume: Volume, at: Range<u64>) -> Result<()> {
+        let Ok(number) = u32::try_from(self.volumes.len()) else { bail!("more tars than can be numbered") };
+        let file = self.files.get(volume.file)?;
+        let found = |name: &str, member: Member| self.members.push(&volume.folder, name, member);
+        tar::list(Piece::new(&file, at), number, &volume.shown, found)?;
         self.volumes.push(volume);
         Ok(())
     }
 
     /// Refuses two members of one name.
-    fn check_names(&self) -> Result<()> {
-        let mut names = HashSet::with_capacity(self.members.len());
-        match self.members.iter().find(|m| !names.insert(&m.name)) {
-            Some(twice) => bail!(
-                "{}: two entries have the same name: {}",
-                self.volumes[twice.volume].shown,
-                self.within(twice).display()
-            ),
-            None => Ok(()),
+    fn listed(mut self) -> Result<Self> {
+        self.members.shrink();
+        let mut names = HashSet::with_capacity(self.members.list.len());
+        // Compared as bytes: they are normal.
+        if let Some((name, twice)) = self.members.iter().find(|(name, _)| !names.insert(name.as_os_str())) {
+            let shown = &self.volumes[twice.volume as usize].shown;
+            bail!("{shown}: two entries have the same name: {}", self.within(name, twice).display());
         }
+        drop(names);
+        Ok(self)
     }
 
     /// Restricts the set to a folder in the archive, or to the tars of a name before their numbers:
@@ -148,30 +169,28 @@ impl Archive {
             Ok(part) => PathBuf::from(part),
             Err(why) => bail!("{shown}: `part` {why}"),
         };
+        let is_inside = |name: &Path| name.starts_with(&part);
         let series: Vec<String> = self.volumes.iter().map(|v| series(&v.folder).name.to_string()).collect();
-        if self.kind == Kind::Tars && !self.members.iter().any(|m| m.name.starts_with(&part)) {
-            let of_part = |m: &Member| Path::new(&series[m.volume]) == part;
-            if self.members.iter().any(of_part) {
-                self.members.retain(of_part);
+        if self.kind == Kind::Tars && !self.members.names.iter().any(is_inside) {
+            let of_part = |m: &Member| Path::new(&series[m.volume as usize]) == part;
+            if self.members.list.iter().any(of_part) {
+                self.members.retain(|_, member| of_part(member));
                 return Ok(self);
             }
         }
-        let folders = self.members.iter().filter_map(|m| Some(m.name.parent()?.components().next()?.as_os_str()));
-        let mut folders: Vec<String> = folders.map(|name| name.to_string_lossy().into_owned()).collect();
-        folders.sort();
-        folders.dedup();
-        self.members.retain_mut(|m| match m.name.strip_prefix(&part) {
-            Ok(rest) if !rest.as_os_str().is_empty() => {
-                m.name = rest.to_path_buf();
-                true
+        let mut folders = BTreeSet::new();
+        for name in self.members.names.iter() {
+            let folder = name.parent().and_then(|folder| folder.components().next()).map(|first| first.as_os_str());
+            if let Some(folder) = folder.filter(|folder| !folders.contains(*folder)) {
+                folders.insert(folder.to_owned());
             }
-            _ => false,
-        });
-        if self.members.is_empty() {
+        }
+        self.members.retain(|name, _| is_inside(name) && name != part);
+        if self.members.list.is_empty() {
             bail!(
                 "{shown} holds no folder `{}`; its top-level folders are {}",
                 part.display(),
-                super::classes::first(folders)
+                super::classes::first(folders.iter().map(|name| name.display()))
             );
         }
         Ok(Self { part, ..self })
@@ -183,40 +202,59 @@ impl Archive {
 
     /// The folders that inner tars stand for and that have members, in order.
     pub fn inner(&self) -> Vec<&Path> {
-        let used: HashSet<usize> = self.members.iter().map(|m| m.volume).collect();
-        let inner =
-            self.volumes.iter().enumerate().filter(|(i, v)| used.contains(i) && !v.folder.as_os_str().is_empty());
-        inner.map(|(_, v)| v.folder.as_path()).collect()
+        let used: HashSet<u32> = self.members.list.iter().map(|m| m.volume).collect();
+        let folders = (0..).zip(&self.volumes).filter(|(i, v)| used.contains(i) && !v.folder.as_os_str().is_empty());
+        folders.map(|(_, v)| v.folder.as_path()).collect()
     }
 
     /// The top-level folders of images within their own archives.
     pub fn folders(&self) -> BTreeSet<String> {
-        let folder = |m: &Member| {
-            let volume = &self.volumes[m.volume].folder;
-            let around = volume.strip_prefix(&self.part).unwrap_or(Path::new(""));
-            let mut parts = m.name.strip_prefix(around).unwrap_or(&m.name).components();
-            let first = parts.next()?;
-            parts.next().map(|_| first.as_os_str().to_string_lossy().into_owned())
-        };
-        self.members.iter().filter(|m| is_image(&m.name)).filter_map(folder).collect()
+        let mut folders = BTreeSet::new();
+        for (name, member) in self.members.iter().filter(|(name, _)| is_image(name)) {
+            let mut parts = self.below(name, member).components();
+            if let (Some(first), Some(_)) = (parts.next(), parts.next()) {
+                let first = first.as_os_str().to_string_lossy();
+                if !folders.contains(first.as_ref()) {
+                    folders.insert(first.into_owned());
+                }
+            }
+        }
+        folders
     }
 
-    /// Names of the files, in the archive's order.
+    /// The name of a member below its own archive and the part.
+    fn below<'a>(&self, name: &'a Path, member: &Member) -> &'a Path {
+        let folder = &self.volumes[member.volume as usize].folder;
+        let around = if self.part.starts_with(folder) { &self.part } else { folder };
+        name.strip_prefix(around).unwrap_or(name)
+    }
+
+    /// Names of the files in the part, in the archive's order.
     pub fn names(&self) -> Vec<&Path> {
-        self.members.iter().map(|m| m.name.as_path()).collect()
+        self.members.names.iter().map(|name| self.in_part(name)).collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.list.len()
     }
 
     pub fn name(&self, index: usize) -> &Path {
-        &self.members[index].name
+        self.in_part(self.members.names.get(index))
+    }
+
+    fn in_part<'a>(&self, name: &'a Path) -> &'a Path {
+        in_part(&self.part, name)
     }
 
     pub fn find(&self, name: &Path) -> Option<usize> {
-        self.members.iter().position(|m| m.name == name)
+        self.members.names.iter().position(|other| self.in_part(other) == name)
     }
 
-    /// Drops the files whose names are not `wanted`.
+    /// Drops the files whose names in the part are not `wanted`.
     pub fn keep(&mut self, mut wanted: impl FnMut(&Path) -> bool) {
-        self.members.retain(|m| wanted(&m.name));
+        let part = &self.part;
+        self.members.retain(|name, _| wanted(in_part(part, name)));
+        self.members.shrink();
     }
 
     /// `archive.zip`, or `archive.zip!part`, for messages.
@@ -234,29 +272,30 @@ impl Archive {
 
     /// `archive.zip!name`, for messages.
     pub fn place(&self, index: usize) -> String {
-        let member = &self.members[index];
-        format!("{}!{}", self.volumes[member.volume].shown, self.within(member).display())
+        let (name, member) = (self.members.names.get(index), &self.members.list[index]);
+        format!("{}!{}", self.volumes[member.volume as usize].shown, self.within(name, member).display())
     }
 
     /// The name of a member in its own archive.
-    fn within(&self, member: &Member) -> PathBuf {
-        let name = self.part.join(&member.name);
-        name.strip_prefix(&self.volumes[member.volume].folder).map(Path::to_path_buf).unwrap_or(name)
+    fn within<'a>(&self, name: &'a Path, member: &Member) -> &'a Path {
+        name.strip_prefix(&self.volumes[member.volume as usize].folder).unwrap_or(name)
     }
 
     /// The bytes of a file, checked against its checksum. Errors do not include the name.
-    pub fn read(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let member = &self.members[index];
+    pub fn read(&self, index: usize) -> Result<Vec<u8>> {
+        let member = &self.members.list[index];
         if let Some(why) = &member.refused {
             bail!("{why}");
         }
-        let stored = &self.volumes[member.volume].map[member.at.clone()];
-        let (size, crc) = match member.packing {
-            Packing::Plain => (stored.len() as u64, None),
-            Packing::Stored { size, crc } | Packing::Deflated { size, crc } => (size, Some(crc)),
+        let file = self.files.get(self.volumes[member.volume as usize].file)?;
+        let stored = Piece::new(&file, member.at.clone());
+        let (size, most, crc) = match member.packing {
+            Packing::Plain => (stored.size(), stored.size(), None),
+            Packing::Stored { size, crc } => (size, size.max(stored.size()), Some(crc)),
+            Packing::Deflated { size, crc } => (size, size, Some(crc)),
         };
-        if size > MAX_BYTES {
-            bail!("has {size} bytes, more than the limit of {MAX_BYTES}");
+        if most > MAX_BYTES {
+            bail!("has {most} bytes, more than the limit of {MAX_BYTES}");
         }
         let bytes = if matches!(member.packing, Packing::Deflated { .. }) {
             let mut bytes = Vec::new();
@@ -264,9 +303,12 @@ impl Archive {
             if let Err(e) = DeflateDecoder::new(stored).take(size + 1).read_to_end(&mut bytes) {
                 bail!("cannot be inflated: {e}");
             }
-            Cow::Owned(bytes)
+            bytes
         } else {
-            Cow::Borrowed(stored)
+            match stored.whole() {
+                Ok(bytes) => bytes,
+                Err(e) => bail!("cannot be read: {e}"),
+            }
         };
         if bytes.len() as u64 != size {
             bail!(
@@ -283,6 +325,18 @@ impl Archive {
         }
         Ok(bytes)
     }
+}
+
+/// The name of a member of a set in the part that is used.
+fn in_part<'a>(part: &Path, name: &'a Path) -> &'a Path {
+    name.strip_prefix(part).unwrap_or(name)
+}
+
+/// What a file begins with, as far as it shows what it is.
+fn head(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut head = vec![];
+    file.take(tar::BLOCK as u64).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// Whether the name is that of a ZIP.

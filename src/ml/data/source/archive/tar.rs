@@ -5,11 +5,10 @@
 //! end within the file, and the zeros that mark the end must be there, or the archive was cut off.
 
 use super::member::{Member, Packing};
+use super::piece::Piece;
 use crate::data::source::names::normal;
 use candle_core::{Error, Result, bail};
-use std::io::Cursor;
-use std::ops::Range;
-use std::path::PathBuf;
+use std::io;
 use tar::{Archive, EntryType, Header};
 
 /// Bytes of a header. Data is padded to whole blocks.
@@ -25,34 +24,34 @@ pub fn begins(head: &[u8]) -> bool {
     header[0] != 0 && Header::from_byte_slice(header).cksum().is_ok_and(|stated| stated == expected)
 }
 
-/// The files of the tar that lies at `at` in `file`; `shown` names it in messages.
-pub fn list(file: &[u8], at: Range<usize>, shown: &str) -> Result<Vec<Member>> {
-    let bytes = &file[at.clone()];
-    let mut cursor = Cursor::new(bytes);
-    let mut members: Vec<Member> = vec![];
-    let mut archive = Archive::new(&mut cursor);
-    let damaged = |e: std::io::Error, members: &[Member]| match members.last() {
-        Some(last) => Error::msg(format!("{shown}: truncated or damaged after `{}`: {e}", last.name.display())),
-        None => Error::msg(format!("{shown}: truncated or not a tar: {e}")),
+/// Finds the files of the tar that is this piece of a file, of the volume of this number. `shown`
+/// names it in messages.
+pub fn list(mut tar: Piece, volume: u32, shown: &str, mut found: impl FnMut(&str, Member)) -> Result<()> {
+    let (start, size) = (tar.start(), tar.size());
+    let mut archive = Archive::new(&mut tar);
+    let mut last = String::new();
+    let damaged = |e: io::Error, last: &str| {
+        let how = if last.is_empty() { "or not a tar".into() } else { format!("or damaged after `{last}`") };
+        Error::msg(format!("{shown}: truncated {how}: {e}"))
     };
-    for entry in archive.entries_with_seek().map_err(|e| damaged(e, &[]))? {
-        let mut entry = entry.map_err(|e| damaged(e, &members))?;
+    for entry in archive.entries_with_seek().map_err(|e| damaged(e, ""))? {
+        let mut entry = entry.map_err(|e| damaged(e, &last))?;
         let kind = entry.header().entry_type();
         let raw = entry.path_bytes().into_owned();
-        let place = format!("{shown}!{}", String::from_utf8_lossy(&raw));
+        let place = || format!("{shown}!{}", String::from_utf8_lossy(&raw));
         // Before 1988 a folder was a file whose name ends in a slash.
         if kind.is_dir() || kind.is_pax_global_extensions() || (kind.is_file() && raw.ends_with(b"/")) {
             continue;
         }
-        let Ok(name) = str::from_utf8(&raw) else { bail!("{place}: its name is not UTF-8") };
-        let name = match normal(name, false) {
-            Ok(name) => PathBuf::from(name),
-            Err(why) => bail!("{place}: its name {why}"),
+        let Ok(name) = str::from_utf8(&raw) else { bail!("{}: its name is not UTF-8", place()) };
+        last = match normal(name, false) {
+            Ok(name) => name,
+            Err(why) => bail!("{}: its name {why}", place()),
         };
         let is_sparse = match entry.pax_extensions() {
             Ok(Some(mut all)) => all.any(|ext| ext.is_ok_and(|ext| ext.key_bytes().starts_with(b"GNU.sparse"))),
             Ok(None) => false,
-            Err(e) => bail!("{place}: its pax header is damaged: {e}"),
+            Err(e) => bail!("{}: its pax header is damaged: {e}", place()),
         };
         let refused = match kind {
             _ if is_sparse || kind == EntryType::GNUSparse => Some("is a sparse file, which is not supported in a tar"),
@@ -63,26 +62,28 @@ pub fn list(file: &[u8], at: Range<usize>, shown: &str) -> Result<Vec<Member>> {
         let at = match refused {
             Some(_) => 0..0,
             None => {
-                let start = entry.raw_file_position();
-                let end = start.saturating_add(entry.size());
-                if end > bytes.len() as u64 {
-                    let (size, here) = (entry.size(), (bytes.len() as u64).saturating_sub(start));
-                    bail!("{place}: has {here} of its {size} bytes; the archive is truncated");
+                let begin = entry.raw_file_position();
+                let end = begin.saturating_add(entry.size());
+                if end > size {
+                    let (whole, here) = (entry.size(), size.saturating_sub(begin));
+                    bail!("{}: has {here} of its {whole} bytes; the archive is truncated", place());
                 }
-                at.start + start as usize..at.start + end as usize
+                start + begin..start + end
             }
         };
-        members.push(Member { name, volume: 0, at, packing: Packing::Plain, refused: refused.map(String::from) });
+        found(&last, Member { volume, at, packing: Packing::Plain, refused: refused.map(Box::from) });
     }
     // A block of zeros was read, and at least another one follows it.
-    let end = cursor.position() as usize;
-    match bytes.get(end..) {
-        None | Some([]) => Err(damaged(std::io::Error::other("its end mark is missing"), &members)),
-        Some(rest) if rest.iter().any(|byte| *byte != 0) => {
+    if tar.is_at_end() {
+        return Err(damaged(io::Error::other("its end mark is missing"), &last));
+    }
+    match tar.is_zero() {
+        Ok(true) => Ok(()),
+        Ok(false) => {
             let hint = format!("`tar --ignore-zeros -xf {shown}` unpacks all of them into a folder");
             let text = format!("{shown}: more data follows its end mark, as if archives had been joined");
             Err(Error::msg(hint).context(text))
         }
-        Some(_) => Ok(members),
+        Err(e) => Err(damaged(e, &last)),
     }
 }
