@@ -1,13 +1,12 @@
 //! `erw`: the whole experiment of Embedded Representation Warmup as a cached, resumable pipeline.
 //!
-//! Two halves and the glue between them, a crate each: [`runner`] (pipelines, keys, cache,
-//! scheduling) knows nothing of machine learning, [`ml`] (models, training, sampling, metrics)
-//! nothing of pipelines, and [`stages`] connects them. [`fetch`] downloads published files and knows
-//! neither half. Only [`report`] and [`cli`] print.
+//! A crate for each wing: [`runner`] (pipelines, keys, cache, scheduling) knows nothing of machine
+//! learning, [`ml`] (models, training, sampling, metrics) nothing of pipelines, and [`stages`]
+//! connects them. [`fetch`] downloads published files and knows neither half. Only [`report`] and
+//! [`cli`] print.
 //! ARCHITECTURE.md has the map.
 
-pub mod cli;
-pub mod report;
-
 pub use erw_base::{error, limits, process, svg, text};
-pub use {erw_fetch as fetch, erw_ml as ml, erw_runner as runner, erw_stages as stages};
+pub use {
+    erw_cli as cli, erw_fetch as fetch, erw_ml as ml, erw_report as report, erw_runner as runner, erw_stages as stages,
+};

@@ -159,8 +159,8 @@ fn threads_are_started_in_one_place() {
 fn the_scanner_sees_imports() {
     let house = House::of(vec![
         (vec!["a".into()], "pub mod b; mod c; pub use c::D;".into()),
-        (vec!["a".into(), "b".into()], "use super::D; fn f() { crate::e::g() }".into()),
-        (vec!["a".into(), "c".into()], "use crate::a::{b::{X, Y as Z}, b}; struct D;".into()),
+        (vec!["a".into(), "b".into()], "use super::D; fn f() { erw_e::g() }".into()),
+        (vec!["a".into(), "c".into()], "use crate::{b::{X, Y as Z}, b}; struct D;".into()),
         (vec!["e".into()], "fn g() {}".into()),
     ]);
     let path = |text: &str| text.split('/').map(String::from).collect::<Vec<_>>();
@@ -242,8 +242,6 @@ fn absolute(modules: &BTreeSet<Vec<String>>, module: &[String], path: &[String])
     let rest = |n: usize| path[n..].iter().cloned();
     let first = path.first()?;
     match first.as_str() {
-        // The command line and the reports are one crate.
-        "crate" if path.get(1).is_some_and(|p| modules.contains(std::slice::from_ref(p))) => Some(rest(1).collect()),
         "crate" => Some(module[..1].iter().cloned().chain(rest(1)).collect()),
         "self" => Some(module.iter().cloned().chain(rest(1)).collect()),
         "super" => {

@@ -2,8 +2,8 @@
 
 use super::common::pipeline_args::PipelineArgs;
 use super::common::{columns, print};
-use crate::report::text::count;
 use erw_base::error::Result;
+use erw_report::text::count;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
 use erw_runner::pipeline::targets::select;

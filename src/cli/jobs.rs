@@ -1,8 +1,8 @@
 //! `erw jobs`: what is queued and runs in this cache, also of runs that are gone.
 
 use super::common::{columns, json, print};
-use crate::report::text::instant;
 use erw_base::error::Result;
+use erw_report::text::instant;
 use erw_runner::cache::store::Store;
 use erw_runner::journal::at_work::{AtWork, at_work};
 use serde_json::{Value, json};

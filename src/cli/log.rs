@@ -1,8 +1,8 @@
 //! `erw log`: the runs of this cache, the latest first; `erw log RUN`: the stages of one run.
 
 use super::common::{columns, json, print};
-use crate::report::text::{duration, instant, number, one_line};
 use erw_base::error::{Error, Result};
+use erw_report::text::{duration, instant, number, one_line};
 use erw_runner::cache::store::Store;
 use erw_runner::journal::read::{Ended, Run, RunState, runs, with_events};
 use std::path::Path;

@@ -3,8 +3,8 @@
 
 use super::common::pipeline_args::{PipelineArgs, one};
 use super::common::print;
-use crate::report::table::near;
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;

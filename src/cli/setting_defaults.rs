@@ -6,9 +6,9 @@
 use super::command::Command;
 use super::common::pipeline_args::file_and_stage;
 use super::{cache, config, weights};
-use crate::report::colour;
 use erw_base::error::Result;
 use erw_fetch::registry;
+use erw_report::colour;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::command;
 use erw_runner::settings::{self, Colour, Origin, Request, Resolved, StageSettings};

@@ -3,9 +3,9 @@
 
 use super::common::pipeline_args::{PipelineArgs, SetArgs, file_and_stage, stage_and_output};
 use super::common::{json, print};
-use crate::report::table::near;
-use crate::report::text::{bytes, count, duration, instant, number};
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
+use erw_report::text::{bytes, count, duration, instant, number};
 use erw_runner::cache::action_cache::{self, Record};
 use erw_runner::cache::store::Store;
 use erw_runner::exec::metrics_json;

@@ -6,9 +6,9 @@ use super::common::signals::stop;
 use super::common::{columns, json, print};
 use super::run::flags::Flags;
 use super::run::lock::says;
-use crate::report::text::duration;
-use crate::report::{self, Style};
 use erw_base::error::{Error, ErrorKind, Result};
+use erw_report::Style;
+use erw_report::text::duration;
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Event, EventKind, Listener, StageState};
@@ -59,7 +59,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     let bench = Bench { pipeline: &pipeline, store: &store, launcher: &launcher, limits: flags.limits(), stop };
     let mut all = vec![];
     for id in chosen {
-        let mut listener = WithoutCached(report::listener(Style::Auto));
+        let mut listener = WithoutCached(erw_report::listener(Style::Auto));
         all.push((pipeline.stage(id).name.clone(), bench.verify(id, &records, &mut listener)?));
     }
     print(&if args.json { objects(&all)? } else { text(&all) })?;

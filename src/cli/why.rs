@@ -2,8 +2,8 @@
 
 use super::common::pipeline_args::{PipelineArgs, one};
 use super::common::print;
-use crate::report::text::{duration, instant};
 use erw_base::error::{Error, Result};
+use erw_report::text::{duration, instant};
 use erw_runner::cache::store::Store;
 use erw_runner::journal::attempts::Attempts;
 use erw_runner::journal::explain::{ExplainedChange, Fact, PlannedState, Upstream, Why, why};

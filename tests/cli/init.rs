@@ -175,6 +175,6 @@ fn the_quick_start_is_the_shipped_one() {
             files += 1;
         }
     }
-    assert_eq!(files, 1797 + 4, "the pipeline and its schema, its data, where it is from and how it was made");
+    assert_eq!(files, 1797 + 5, "the pipeline, its schema and curves, its data, where it is from and how it was made");
     space.erw(&["plan", "quick/digits.toml"]).expect(0);
 }

@@ -69,6 +69,26 @@ fn another_seed_is_inside_and_another_recipe_is_not() {
 }
 
 #[test]
+fn the_curves_of_the_quick_start_are_of_its_stages() {
+    let space = Space::of(&[]);
+    space.erw(&["init", "digits"]).expect(0);
+    let csv = space.read("digits.curves.csv");
+    let plan = space.erw(&["plan", "digits.toml"]).expect(0).stdout;
+    for stage in csv.lines().skip(1).map(|line| line.split(',').next().unwrap()) {
+        assert!(plan.split_whitespace().any(|word| word == stage), "no stage `{stage}`: {plan}");
+    }
+    let said = space.erw(&["compare", "digits.toml", "digits.curves.csv"]).expect(2).stderr;
+    assert!(said.contains("nothing to hold against `digits.curves.csv`"), "{said}");
+    // A recipe that changes needs other curves.
+    let recipe = space.read("digits.toml");
+    for (stage, steps) in [("warmup", "300"), ("train", "1500")] {
+        let last = csv.lines().rfind(|line| line.starts_with(&format!("{stage},"))).unwrap();
+        assert_eq!(last.split(',').nth(2), Some(steps), "{stage}");
+        assert!(recipe.contains(&format!("\nsteps = {steps}\n")), "{stage}");
+    }
+}
+
+#[test]
 fn curves_that_would_tell_nothing_are_refused() {
     let space = with_curves();
     let refused = |more: &[&str], cause: &str| {

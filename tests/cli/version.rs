@@ -40,10 +40,10 @@ fn git(space: &Space, args: &[&str]) {
     assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// What the build script says in the folder `clone`: the commit, and the files that it watches.
+/// What the build script says in the clone `clone`: the commit, and the files that it watches.
 fn build(space: &Space) -> (String, Vec<String>) {
     let mut script = Command::new(space.path("script"));
-    let out = script.current_dir(space.path("clone")).env("OUT_DIR", space.path("")).output().unwrap();
+    let out = script.current_dir(space.path("clone/src/cli")).env("OUT_DIR", space.path("")).output().unwrap();
     let said = Said::from(out).expect(0).stdout;
     let values = |key: &str| said.lines().filter_map(|l| l.strip_prefix(key)).map(String::from).collect::<Vec<_>>();
     (values("cargo::rustc-env=ERW_BUILD_COMMIT=").concat(), values("cargo::rerun-if-changed="))
@@ -51,9 +51,9 @@ fn build(space: &Space) -> (String, Vec<String>) {
 
 #[test]
 fn the_build_script_knows_the_commit_and_when_it_changes() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("build.rs");
-    let mut files = vec!["build.rs", "Cargo.lock", "Cargo.toml", "src/a.rs", "stages/a.toml", "README.md"];
-    files.extend(["pipelines/digits.toml", "pipelines/data/digits/0/0.png"]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/build.rs");
+    let mut files = vec!["Cargo.lock", "Cargo.toml", "src/cli/build.rs", "stages/a.toml", "README.md"];
+    files.extend(["pipelines/digits.toml", "pipelines/digits.curves.csv", "pipelines/data/digits/0/0.png"]);
     files.extend(["pipelines/data/README.md", "pipelines/data/convert_digits.py", "pipelines/data/imagenet/a.png"]);
     let space = Space::of(&[]);
     files.iter().for_each(|name| space.write(&format!("clone/{name}"), "a"));
@@ -72,8 +72,8 @@ fn the_build_script_knows_the_commit_and_when_it_changes() {
     git(&space, &["commit", "-qm", "a"]);
     let (clean, watched) = build(&space);
     assert!(clean.len() == 12 && clean.bytes().all(|b| b.is_ascii_hexdigit()), "{clean}");
-    assert!(watched.contains(&".git/HEAD".into()), "{watched:?}");
-    assert!(watched.contains(&".git/refs/heads/some/branch".into()), "{watched:?}");
+    assert!(watched.contains(&"../../.git/HEAD".into()), "{watched:?}");
+    assert!(watched.contains(&"../../.git/refs/heads/some/branch".into()), "{watched:?}");
 
     // Only what the program is made of counts, new files too.
     space.write("clone/README.md", "b");
@@ -88,17 +88,21 @@ fn the_build_script_knows_the_commit_and_when_it_changes() {
     // takes a missing file for a change.
     git(&space, &["pack-refs", "--all"]);
     let (_, watched) = build(&space);
-    assert!(watched.contains(&".git/packed-refs".into()), "{watched:?}");
-    assert!(watched.iter().all(|name| space.path("clone").join(name).exists()), "{watched:?}");
+    assert!(watched.contains(&"../../.git/packed-refs".into()), "{watched:?}");
+    assert!(watched.iter().all(|name| space.path("clone/src/cli").join(name).exists()), "{watched:?}");
     git(&space, &["commit", "-qam", "b"]);
     let (next, watched) = build(&space);
     assert!(next != clean && !next.ends_with("-dirty"), "{next}");
-    assert!(watched.contains(&".git/refs/heads/some/branch".into()), "{watched:?}");
+    assert!(watched.contains(&"../../.git/refs/heads/some/branch".into()), "{watched:?}");
 
     // The data that the program carries.
     let list = space.read("quick_start_data.rs");
-    let names: Vec<&str> = list.split('"').filter(|part| part.starts_with("data/")).collect();
-    assert_eq!(names, ["data/README.md", "data/convert_digits.py", "data/digits/0/0.png"], "and nobody's own data");
+    let names: Vec<&str> = list.split('"').filter(|part| part.starts_with("d")).collect();
+    assert_eq!(
+        names,
+        ["data/README.md", "data/convert_digits.py", "data/digits/0/0.png", "digits.curves.csv"],
+        "and nobody's own data"
+    );
 
     git(&space, &["checkout", "-q", "--detach"]);
     assert_eq!(build(&space).0, next);

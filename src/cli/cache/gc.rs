@@ -1,9 +1,9 @@
 //! `erw cache gc`: finds the records in use, applies the rules, and reports.
 
-use crate::cli::common::pipeline_args::SetArgs;
-use crate::cli::common::{columns, print};
-use crate::report::text::{bytes, count, duration};
+use crate::common::pipeline_args::SetArgs;
+use crate::common::{columns, print};
 use erw_base::error::Result;
+use erw_report::text::{bytes, count, duration};
 use erw_runner::cache::gc::{self, Collection, InUse, RemovalReason, Rules};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;

@@ -1,9 +1,9 @@
 //! `erw cache ls` and `erw cache du`: what is stored, who made it, and how much space it takes.
 
-use crate::cli::common::{columns, print};
-use crate::report::table::near;
-use crate::report::text::{bytes, count};
+use crate::common::{columns, print};
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
+use erw_report::text::{bytes, count};
 use erw_runner::cache::inventory::{Artifact, Maker, artifacts};
 use erw_runner::cache::store::Store;
 use erw_runner::files::digest::{Links, walk};

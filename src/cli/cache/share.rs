@@ -2,11 +2,11 @@
 //! about the remote, so its failure is an error here.
 
 use super::tag;
-use crate::cli::common::pipeline_args::{PipelineArgs, SetArgs};
-use crate::cli::common::remote_args::{RemoteArgs, warn};
-use crate::cli::common::{columns, print};
-use crate::report::text::{bytes, count};
+use crate::common::pipeline_args::{PipelineArgs, SetArgs};
+use crate::common::remote_args::{RemoteArgs, warn};
+use crate::common::{columns, print};
 use erw_base::error::{Error, ErrorKind, Result};
+use erw_report::text::{bytes, count};
 use erw_runner::cache::CacheRef;
 use erw_runner::cache::action_cache::{self, Record};
 use erw_runner::cache::remote::Mode;

@@ -1,9 +1,9 @@
 //! `erw cache tag` and `untag`: names that protect results from gc.
 
-use crate::cli::common::pipeline_args::{SetArgs, file_and_stage};
-use crate::cli::common::{columns, print};
-use crate::report::text::count;
+use crate::common::pipeline_args::{SetArgs, file_and_stage};
+use crate::common::{columns, print};
 use erw_base::error::{Error, Result};
+use erw_report::text::count;
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::inventory::{find, looks_like_digest, records_of};
 use erw_runner::cache::store::Store;

@@ -6,7 +6,7 @@
 //! test's folder in `target`, belongs to no project. If the default is found nowhere, a new cache
 //! is made beside the project's `erw.toml`, or else in the current folder.
 
-use crate::report::table::near;
+use erw_report::table::near;
 use erw_runner::cache::store::Store;
 use erw_runner::settings::{Origin, Resolved};
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! Arguments that name a pipeline, its stages and trials, and the values that override it.
 
-use crate::report::table::near;
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
 use erw_runner::cache::store::Store;
 use erw_runner::journal::read;
 use erw_runner::kind::Registry;

@@ -2,11 +2,11 @@
 //! (`metrics/bands.rs`). Knows nothing of results at the end, which two sides have.
 
 use super::named::Named;
-use crate::cli::logs;
-use crate::cli::metrics::bands::{self, Band};
-use crate::cli::metrics::steps;
-use crate::report::sheet::{Cell, Column, Sheet};
+use crate::logs;
+use crate::metrics::bands::{self, Band};
+use crate::metrics::steps;
 use erw_base::error::{Error, ErrorKind, Result};
+use erw_report::sheet::{Cell, Column, Sheet};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;
 use erw_runner::files::digest::Digest;

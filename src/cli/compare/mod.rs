@@ -7,8 +7,8 @@ pub mod side;
 
 use super::common::pipeline_args::SetArgs;
 use super::common::print;
-use crate::report::sheet::{Cell, Column, Format, Sheet};
 use erw_base::error::Result;
+use erw_report::sheet::{Cell, Column, Format, Sheet};
 use erw_runner::cache::sources::listing;
 use erw_runner::cache::store::Store;
 use erw_runner::files::digest::Digest;

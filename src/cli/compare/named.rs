@@ -1,7 +1,7 @@
 //! What the arguments of `erw compare` and `erw report` name: a pipeline, a pipeline at a git
 //! revision, a trial of a sweep, or a past run. Looks at no stage.
 
-use crate::cli::common::pipeline_args::SetArgs;
+use crate::common::pipeline_args::SetArgs;
 use erw_base::error::{Error, Result};
 use erw_runner::cache::store::Store;
 use erw_runner::journal::read::{self, Run, RunState};

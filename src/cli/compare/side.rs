@@ -2,7 +2,7 @@
 //! nothing of differences.
 
 use super::named::Named;
-use crate::cli::metrics::standing;
+use crate::metrics::standing;
 use erw_base::error::Result;
 use erw_runner::cache::action_cache::{Lookup, Record, lookup};
 use erw_runner::cache::key::ingredients;

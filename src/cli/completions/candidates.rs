@@ -2,8 +2,8 @@
 //! not know which arguments there are.
 
 use super::line::{Line, is_pipeline};
-use crate::cli::common::cache_dir;
-use crate::cli::config::project_folder;
+use crate::common::cache_dir;
+use crate::config::project_folder;
 use clap_complete::CompletionCandidate as Candidate;
 use clap_complete::engine::{PathCompleter, ValueCompleter};
 use erw_fetch::registry;

@@ -2,7 +2,7 @@
 //! parsed as a command line, since it is not complete. Does not know subcommands.
 
 use super::scripts;
-use crate::cli::common::pipeline_args::{file_and_stage, values_of};
+use crate::common::pipeline_args::{file_and_stage, values_of};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

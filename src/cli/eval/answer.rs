@@ -2,11 +2,11 @@
 //! pipeline to the command line. Knows the layout of `metrics.json` and computes nothing.
 
 use super::pipeline::{METRICS, NETWORK, REFERENCE, Ran, SAMPLES};
-use crate::cli::common::{columns, json};
-use crate::report::table::grid;
-use crate::report::text::wrapped;
+use crate::common::{columns, json};
 use erw_base::error::{Error, Result};
 use erw_ml::data::source::left_out::LeftOut;
+use erw_report::table::grid;
+use erw_report::text::wrapped;
 use erw_runner::event::{Measure, StageState};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -260,7 +260,7 @@ mod tests {
     /// A message that is reworded where it is made must be reworded here.
     #[test]
     fn every_translated_phrase_is_one_that_a_stage_says() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let sources = ["stages", "fetch"].into_iter().flat_map(|room| walkdir::WalkDir::new(root.join(room)));
         let sources: Vec<String> = sources.filter_map(|f| std::fs::read_to_string(f.unwrap().path()).ok()).collect();
         // `{}` in a source stands for a value.

@@ -3,9 +3,9 @@
 use super::answer;
 use super::pipeline::{self, Ran};
 use super::workspace::Workspace;
-use crate::cli::common::remote_args::RemoteArgs;
-use crate::cli::run::execute::{execute, print_log};
-use crate::cli::run::flags::Flags;
+use crate::common::remote_args::RemoteArgs;
+use crate::run::execute::{execute, print_log};
+use crate::run::flags::Flags;
 use erw_base::error::{Error, Result};
 use erw_fetch::library::NOT_FETCHED;
 use erw_runner::exec::scheduler::Settled;

@@ -4,7 +4,7 @@ use super::answer;
 use super::execute::{OutputOptions, each_once, run_pipeline};
 use super::pipeline::{METRICS, Stages, text};
 use super::workspace::Workspace;
-use crate::cli::common::print;
+use crate::common::print;
 use erw_base::error::{Error, Result};
 use serde_json::json;
 use std::fs::File;

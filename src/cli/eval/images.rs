@@ -7,7 +7,7 @@ use super::network::{self, Network};
 use super::pipeline::{Extraction, METRICS, NETWORK, REFERENCE, SAMPLES, Stages};
 use super::workspace::Workspace;
 use super::{answer, statistics};
-use crate::cli::common::print;
+use crate::common::print;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use erw_base::error::{Error, Result};

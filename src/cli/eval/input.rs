@@ -3,7 +3,7 @@
 //! readable.
 
 use super::workspace::Workspace;
-use crate::cli::common::pipeline_args::{PipelineArgs, stage_and_output};
+use crate::common::pipeline_args::{PipelineArgs, stage_and_output};
 use erw_base::error::{Error, Result};
 use erw_ml::formats::Npz;
 use erw_ml::metrics::gaussian::{self, POOLED, SPATIAL, STATS_FILE};

@@ -1,12 +1,12 @@
-//! `erw init digits`: writes the quick start, which the program carries: `pipelines/digits.toml` and
-//! all of `pipelines/data`. The build script lists the files.
+//! `erw init digits`: writes the quick start, which the program carries: `pipelines/digits.toml`, its
+//! reference curves and all of `pipelines/data`. The build script lists the files.
 
 use super::files::{Target, check, next, write, write_schema};
-use crate::cli::common::print;
-use crate::report::table::near;
-use crate::report::text::count;
+use crate::common::print;
 use erw_base::error::Result;
 use erw_ml::data::source::ImageListing;
+use erw_report::table::near;
+use erw_report::text::count;
 use erw_runner::kind::Registry;
 
 const PIPELINE: (&str, &[u8]) = ("digits.toml", include_bytes!("../../../pipelines/digits.toml"));

@@ -1,9 +1,9 @@
 //! Files of a new pipeline: nothing is replaced unasked, and the next command is told. Does not know
 //! what is in them.
 
-use crate::cli::schema;
-use crate::report::table::near;
+use crate::schema;
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
 use erw_runner::kind::Registry;
 use erw_runner::text::shell::quoted;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,13 @@
 //! What there is to know of a set of images before a pipeline is written for it: classes, sizes,
 //! what cannot be read, what is left out. Does not know what the pipeline will be.
 
-use crate::cli::common::columns;
-use crate::report::text::count;
+use crate::common::columns;
 use erw_base::error::{Error, Result};
 use erw_ml::data::batches::spread;
 use erw_ml::data::source::classes::{empty, first};
 use erw_ml::data::source::layout::Classes;
 use erw_ml::data::source::{ImageListing, READABLE};
+use erw_report::text::count;
 use rayon::prelude::*;
 use std::path::PathBuf;
 

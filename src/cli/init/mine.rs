@@ -5,10 +5,10 @@ use super::files::{Target, check, ignore_cache, next, write, write_schema};
 use super::images::{Images, SetArgs};
 use super::pipeline::{NAME, Plan};
 use super::sizes::{RESOLUTIONS, TRAINED};
-use crate::cli::common::print;
-use crate::report::table::near;
+use crate::common::print;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
 use erw_runner::kind::Registry;
 use std::path::{Path, PathBuf};
 

@@ -3,7 +3,7 @@
 
 use super::images::{Images, SetArgs};
 use super::sizes::Sizes;
-use crate::cli::schema::FILE as SCHEMA;
+use crate::schema::FILE as SCHEMA;
 use std::path::Path;
 
 /// Name of the pipeline; its file is called so, too.

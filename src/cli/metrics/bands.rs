@@ -6,9 +6,9 @@
 //! little on how often a training logs, and not on single batches. Speeds are left out.
 
 use super::steps;
-use crate::cli::logs::key;
-use crate::report::sheet::{Cell, Column, Sheet, spread};
+use crate::logs::key;
 use erw_base::error::{Error, Result};
+use erw_report::sheet::{Cell, Column, Sheet, spread};
 use erw_runner::cache::store::Store;
 use erw_runner::kind::step_log::{Row, step_of};
 use erw_runner::pipeline::graph::StageId;

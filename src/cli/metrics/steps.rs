@@ -2,9 +2,9 @@
 //! in the work folder of a stage until it ends, then with its logs; they stay in the cache in which
 //! it ran, where artifacts go to others.
 
-use crate::cli::logs::key;
-use crate::report::sheet::{Cell, Column, Sheet};
+use crate::logs::key;
 use erw_base::error::{Error, Result};
+use erw_report::sheet::{Cell, Column, Sheet};
 use erw_runner::cache::action_cache::{Lookup, lookup};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;

@@ -2,8 +2,8 @@
 //! cache is used for durations only.
 
 use super::line::{Line, Planned};
-use crate::report::table::near;
 use erw_base::error::Result;
+use erw_report::table::near;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};

@@ -1,8 +1,8 @@
 //! One line of a plan, and the plan as a whole.
 
-use crate::cli::common::columns;
-use crate::report::markdown;
-use crate::report::text::duration;
+use crate::common::columns;
+use erw_report::markdown;
+use erw_report::text::duration;
 use erw_runner::event::progress::PartialProgress;
 use serde::Serialize;
 use serde_json::json;

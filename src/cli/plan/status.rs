@@ -2,10 +2,10 @@
 //! missing a file.
 
 use super::line::{Line, Planned, count};
-use crate::cli::common::megabytes;
-use crate::report::table::near;
+use crate::common::megabytes;
 use erw_base::error::Result;
 use erw_fetch::library::{Library, Presence};
+use erw_report::table::near;
 use erw_runner::cache::CacheRef;
 use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_runner::pipeline::properties::warnings;

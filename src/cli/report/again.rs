@@ -1,7 +1,7 @@
 //! How to get a page's results again: the commit of the pipeline and a command. Runs nothing.
 
 use super::subject::Subject;
-use crate::report::page::content::Again;
+use erw_report::page::content::Again;
 use erw_runner::journal::read::Run;
 use erw_runner::text::shell::quoted;
 use std::path::Path;

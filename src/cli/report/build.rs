@@ -5,14 +5,14 @@ use super::facts::Facts;
 use super::subject::Subject;
 use super::wishes::Wishes;
 use super::{curves, pictures};
-use crate::cli::logs;
-use crate::report::page::content::{
+use crate::logs;
+use erw_base::error::Result;
+use erw_report::page::content::{
     Again, Bar, Graph, Headline, Node, Page, StageDetail, State, Table, TimeLine, Tone, Trouble,
 };
-use crate::report::page::{self, time_line};
-use crate::report::sheet::{Cell, Column, Sheet};
-use crate::report::text::{bytes, count, duration, instant, number};
-use erw_base::error::Result;
+use erw_report::page::{self, time_line};
+use erw_report::sheet::{Cell, Column, Sheet};
+use erw_report::text::{bytes, count, duration, instant, number};
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;
 use erw_runner::host;
@@ -350,7 +350,7 @@ fn provenance(subject: &Subject, store: &Store, wishes: &Wishes) -> Vec<(String,
     tell("stages made by erw", distinct(&|r| r.program.clone()));
     tell("stages made on", distinct(&|r| r.device.clone()));
     tell("machine classes", distinct(&Record::machine));
-    tell("report written by", format!("erw {}, {}", crate::cli::version::text().replace('\n', ", "), host::class()));
+    tell("report written by", format!("erw {}, {}", crate::version::text().replace('\n', ", "), host::class()));
     if !wishes.anonymous {
         tell("cache", store.root().canonicalize().unwrap_or_else(|_| store.root().into()).display().to_string());
     }

@@ -1,10 +1,10 @@
 //! The curves that the results of a sweep make. Knows nothing of training steps, whose curves are in
 //! `curves`.
 
-use crate::cli::plot;
-use crate::report::chart::{Chart, Panel};
-use crate::report::page::content::Titled;
-use crate::report::sheet::Sheet;
+use crate::plot;
+use erw_report::chart::{Chart, Panel};
+use erw_report::page::content::Titled;
+use erw_report::sheet::Sheet;
 use erw_runner::sweep::SweepPlan;
 
 /// Lines of a chart over an axis.

@@ -2,13 +2,13 @@
 //! over the sides that it averages. Further trials are drawn thin behind them.
 
 use super::subject::{Row, Subject};
-use crate::cli::metrics::steps;
-use crate::cli::plot;
-use crate::report::chart::{Chart, Line, Panel, Point};
-use crate::report::page::content::{CurveGroup, Titled};
-use crate::report::sheet::spread;
-use crate::report::text::count;
+use crate::metrics::steps;
+use crate::plot;
 use erw_base::error::Result;
+use erw_report::chart::{Chart, Line, Panel, Point};
+use erw_report::page::content::{CurveGroup, Titled};
+use erw_report::sheet::spread;
+use erw_report::text::count;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::step_log::{Row as StepRow, step_of};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,10 +1,10 @@
 //! What is known of the stages that a report is about: from the cache, and from the journal of a
 //! run. Knows nothing of pages.
 
-use crate::cli::compare::side::recorded;
-use crate::cli::metrics::standing;
-use crate::report::page::content::{State, Tone};
+use crate::compare::side::recorded;
+use crate::metrics::standing;
 use erw_base::error::Result;
+use erw_report::page::content::{State, Tone};
 use erw_runner::cache::action_cache::{Lookup, Record, lookup};
 use erw_runner::cache::key::{Key, ingredients};
 use erw_runner::cache::store::Store;

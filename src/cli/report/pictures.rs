@@ -3,10 +3,10 @@
 //! largest pictures.
 
 use super::subject::Subject;
-use crate::cli::logs;
-use crate::report::page::address;
-use crate::report::page::content::{Gallery, Picture, Series};
-use crate::report::text::{bytes, count};
+use crate::logs;
+use erw_report::page::address;
+use erw_report::page::content::{Gallery, Picture, Series};
+use erw_report::text::{bytes, count};
 use erw_runner::cache::store::Store;
 use erw_runner::files::disk::list;
 use std::collections::BTreeSet;

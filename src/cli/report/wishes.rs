@@ -1,6 +1,6 @@
 //! What one report is to be like, as arguments. Does not know what it is about.
 
-use crate::cli::run::flags::size;
+use crate::run::flags::size;
 use erw_runner::text::units;
 
 /// Unless somebody wants another size.

@@ -2,10 +2,10 @@
 //! refused now is, so that it is read here and not in a log.
 
 use super::flags::Flags;
-use crate::cli::common::print;
-use crate::cli::plan::jobs::check_stages;
-use crate::report::table::near;
+use crate::common::print;
+use crate::plan::jobs::check_stages;
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
 use erw_runner::cache::store::Store;
 use erw_runner::exec::launch::slurm::runner_job;
 use erw_runner::exec::worker_program::WorkerProgram;

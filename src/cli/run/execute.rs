@@ -3,13 +3,13 @@
 
 use super::flags::{Args, Flags};
 use super::{detach, lock};
-use crate::cli::common::pipeline_args::{forced, tell_of_link, warn_of};
-use crate::cli::common::print;
-use crate::cli::common::remote_args::warn;
-use crate::cli::common::signals::stop;
-use crate::cli::plan;
-use crate::report::{json, table};
+use crate::common::pipeline_args::{forced, tell_of_link, warn_of};
+use crate::common::print;
+use crate::common::remote_args::warn;
+use crate::common::signals::stop;
+use crate::plan;
 use erw_base::error::{Error, ErrorKind, Result};
+use erw_report::{json, table};
 use erw_runner::cache::Cache;
 use erw_runner::cache::store::Store;
 use erw_runner::event::{Listener, StageEnd};

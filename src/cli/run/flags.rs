@@ -1,11 +1,11 @@
 //! Arguments of the commands that run stages.
 
-use crate::cli::common::job_args::JobArgs;
-use crate::cli::common::pipeline_args::PipelineArgs;
-use crate::cli::common::remote_args::RemoteArgs;
-use crate::report::junit::Junit;
-use crate::report::{self, Style};
+use crate::common::job_args::JobArgs;
+use crate::common::pipeline_args::PipelineArgs;
+use crate::common::remote_args::RemoteArgs;
 use erw_base::error::Result;
+use erw_report::Style;
+use erw_report::junit::Junit;
 use erw_runner::cache::CacheRef;
 use erw_runner::event::{Fan, Listener};
 use erw_runner::exec::launch::Launcher;
@@ -194,7 +194,7 @@ impl Flags {
     ) -> Result<Fan<'a>> {
         let journal = Journal::start(cache.store, file);
         let mut all: Vec<Box<dyn Listener + 'a>> =
-            vec![report::listener(self.style()), Box::new(journal), Box::new(Uses::of(cache))];
+            vec![erw_report::listener(self.style()), Box::new(journal), Box::new(Uses::of(cache))];
         if let Some(file) = &self.junit {
             all.push(Box::new(Junit::new(file)?));
         }

@@ -1,10 +1,10 @@
 //! `erw run --lock` and `--locked`: writes the lock file of a pipeline, or compares with it and
 //! reports.
 
-use crate::cli::common::{columns, print};
-use crate::report::table::near;
-use crate::report::text::{count, number};
+use crate::common::{columns, print};
 use erw_base::error::{Error, Result};
+use erw_report::table::near;
+use erw_report::text::{count, number};
 use erw_runner::cache::action_cache::{self, Lookup, Record, check_whole};
 use erw_runner::cache::key::Key;
 use erw_runner::cache::store::Store;

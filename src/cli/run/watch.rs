@@ -4,10 +4,10 @@
 
 use super::execute::once;
 use super::flags::Args;
-use crate::cli::common::signals::stop;
-use crate::report::diagnostic;
-use crate::report::table::near;
+use crate::common::signals::stop;
 use erw_base::error::{Error, ErrorKind, Result};
+use erw_report::diagnostic;
+use erw_report::table::near;
 use erw_runner::files::watched::Watched;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::Pipeline;

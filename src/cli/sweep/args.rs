@@ -2,8 +2,8 @@
 
 use super::search::args::SearchArgs;
 use super::table_options::TableArgs;
-use crate::cli::common::pipeline_args::PipelineArgs;
-use crate::cli::run::flags::Flags;
+use crate::common::pipeline_args::PipelineArgs;
+use crate::run::flags::Flags;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -2,8 +2,8 @@
 //! Knows nothing of how the table is built.
 
 use super::row::{Metric, Row, Status};
-use crate::report::sheet::{Cell, spread};
 use erw_base::error::{Error, Result};
+use erw_report::sheet::{Cell, spread};
 use erw_runner::kind::value;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::text::suggest;

@@ -4,7 +4,7 @@
 use super::row::{StageStatus, Status};
 use super::table::{Tabulated, table};
 use super::table_options::{MayGive, TableOptions};
-use crate::cli::run::flags::Flags;
+use crate::run::flags::Flags;
 use erw_base::error::Result;
 use erw_runner::cache::action_cache::Record;
 use erw_runner::cache::store::Store;

@@ -4,8 +4,8 @@
 use super::filter::{Name, Names, compare, setting};
 use super::row::{Metric, Row, StageStatus, Status};
 use super::table_options::TableOptions;
-use crate::report::sheet::{Cell, Column, Sheet};
 use erw_base::error::{Error, Result};
+use erw_report::sheet::{Cell, Column, Sheet};
 use erw_runner::pipeline::graph::StageId;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::axis::RANDOM;

@@ -2,8 +2,8 @@
 
 use super::filter::{Filter, Names};
 use super::row::Metric;
-use crate::report::sheet::Format;
 use erw_base::error::{Error, Result};
+use erw_report::sheet::Format;
 use erw_runner::kind::manifest::result_fits;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::sweep::axis::{Axis, SEARCH};

@@ -1,9 +1,8 @@
 //! `erw weights import` and `export`: weight files to the folder of an artifact, and a SiT to a
 //! state dict for the published PyTorch code.
 
-use crate::cli::common::pipeline_args::{self, PipelineArgs, SetArgs};
-use crate::cli::common::{columns, print};
-use crate::report::table::near;
+use crate::common::pipeline_args::{self, PipelineArgs, SetArgs};
+use crate::common::{columns, print};
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::formats::torch_write;
@@ -12,6 +11,7 @@ use erw_ml::models::sit::convention::Convention;
 use erw_ml::models::sit::{MlpKind, NormKind, SiTConfig, release};
 use erw_ml::nn::params::{self, Tensors};
 use erw_ml::train::saved_weights;
+use erw_report::table::near;
 use erw_runner::cache::store::Store;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;

@@ -5,11 +5,11 @@ mod convert;
 
 use super::common::pipeline_args::SetArgs;
 use super::common::{columns, megabytes, print};
-use crate::report::download::Download;
-use crate::report::table::{grid, near};
 use erw_base::error::{Error, ErrorKind, Result};
 use erw_fetch::library::{Check, Library, Presence};
 use erw_fetch::registry::{self, RegistryEntry};
+use erw_report::download::Download;
+use erw_report::table::{grid, near};
 use erw_runner::kind::Registry;
 use erw_runner::text::suggest;
 use erw_stages::data::weights::{KIND, published};

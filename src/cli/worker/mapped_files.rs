@@ -7,8 +7,8 @@
 //!
 //! Knows nothing of stages. The file is found by its address in `/proc/self/maps`.
 
-use crate::report::diagnostic;
 use erw_base::error::Error;
+use erw_report::diagnostic;
 use erw_runner::exec::worker;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 

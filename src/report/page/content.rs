@@ -1,7 +1,7 @@
 //! What a report page contains, as data. Knows neither HTML nor where the numbers come from.
 
-use crate::report::chart::Chart;
-use crate::report::sheet::{Cell, Sheet};
+use crate::chart::Chart;
+use crate::sheet::{Cell, Sheet};
 
 /// A page, in the order in which its parts are shown; empty parts are left out.
 #[derive(Default)]

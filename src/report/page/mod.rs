@@ -11,7 +11,7 @@ mod names;
 mod table;
 pub mod time_line;
 
-use crate::report::chart::{Chart, Scaling};
+use crate::chart::{Chart, Scaling};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use content::{Again, CurveGroup, Headline, Page, StageDetail, State, Trouble};
@@ -310,7 +310,7 @@ mod tests {
             assert!(text.contains(element), "as it stands in the file, not escaped");
         }
         assert!(SCRIPT.lines().count() <= 300, "a small script");
-        for (i, colour) in crate::report::chart::COLOURS.iter().enumerate() {
+        for (i, colour) in crate::chart::COLOURS.iter().enumerate() {
             assert!(STYLE.contains(&format!(".line-{i} {{ background: {colour}; }}")), "{colour}");
         }
     }

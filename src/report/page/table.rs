@@ -1,7 +1,7 @@
 //! A table in the page. Numbers carry their values in full, for sorting and for the copy as CSV.
 
 use super::content::Table;
-use crate::report::sheet::{Cell, Column, Sheet};
+use crate::sheet::{Cell, Column, Sheet};
 use maud::{Markup, html};
 
 pub fn table(table: &Table) -> Markup {

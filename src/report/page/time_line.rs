@@ -3,8 +3,8 @@
 
 use super::content::{Bar, TimeLine};
 use super::names::{anchor, label};
-use crate::report::chart_scale::Scale;
-use crate::report::text::duration;
+use crate::chart_scale::Scale;
+use crate::text::duration;
 use maud::{Markup, html};
 
 /// Further bars would be thinner than a pixel.

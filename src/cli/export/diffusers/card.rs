@@ -5,8 +5,8 @@
 
 use super::handover::Handover;
 use super::lineage::Measured;
-use crate::report::text::{duration, instant, number};
 use erw_ml::models::sit::{MlpKind, NormKind};
+use erw_report::text::{duration, instant, number};
 use erw_runner::cache::action_cache::Record;
 use erw_runner::pipeline::graph::StageId;
 use serde_json::Value;

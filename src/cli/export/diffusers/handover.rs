@@ -3,13 +3,13 @@
 
 use super::super::record::record;
 use super::lineage::{Lineage, Made, Measured};
-use crate::cli::common::pipeline_args::PipelineArgs;
-use crate::report::text::number;
+use crate::common::pipeline_args::PipelineArgs;
 use erw_base::error::{Error, Result};
 use erw_ml::diffusion::interpolant::Path as NoisePath;
 use erw_ml::diffusion::sampler::{ATOL, RTOL};
 use erw_ml::models::sit::{SiTConfig, release};
 use erw_ml::models::vae::VaeConfig;
+use erw_report::text::number;
 use erw_runner::cache::Cache;
 use erw_runner::cache::action_cache::Record;
 use erw_runner::files::digest::Digest;

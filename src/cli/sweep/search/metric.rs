@@ -2,11 +2,11 @@
 //! are chosen.
 
 use super::args::Goal;
-use crate::cli::sweep::row::Row;
-use crate::cli::sweep::table::metrics;
-use crate::cli::sweep::table_options::MayGive;
-use crate::report::sheet::spread;
+use crate::sweep::row::Row;
+use crate::sweep::table::metrics;
+use crate::sweep::table_options::MayGive;
 use erw_base::error::{Error, Result};
+use erw_report::sheet::spread;
 use erw_runner::kind::manifest::result_fits;
 use erw_runner::sweep::SweepPlan;
 use erw_runner::text::suggest;

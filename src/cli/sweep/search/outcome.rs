@@ -3,12 +3,12 @@
 
 use super::descent::Descent;
 use super::{Search, trials_of};
-use crate::cli::common::print;
-use crate::cli::sweep::table_options::TableOptions;
-use crate::report::json::written;
-use crate::report::sheet::{Cell, Column};
-use crate::report::text::count;
+use crate::common::print;
+use crate::sweep::table_options::TableOptions;
 use erw_base::error::Result;
+use erw_report::json::written;
+use erw_report::sheet::{Cell, Column};
+use erw_report::text::count;
 use erw_runner::sweep::probes::{Probe, label};
 use erw_runner::text::shell::quoted;
 use serde_json::{Map, Value, json};

@@ -3,7 +3,7 @@
 
 use super::bracket::End;
 use super::descent::Span;
-use crate::cli::common::pipeline_args::one;
+use crate::common::pipeline_args::one;
 use erw_base::error::{Error, Result};
 use erw_runner::kind::field::FieldType;
 use erw_runner::kind::value::show;

@@ -38,17 +38,18 @@ pub mod weights;
 pub mod why;
 pub mod worker;
 
-use crate::report::colour;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use command::{Command, EXIT_CODES};
 use erw_base::error::Result;
 use erw_base::process;
+use erw_report::colour;
 use erw_runner::kind::Registry;
 use std::path::{Path, PathBuf};
 
-/// Run pipelines of cached, resumable stages, from images to FID and CKNNA
+/// Embedded Representation Warmup as a cached, resumable pipeline: from images to FID and CKNNA in
+/// one binary
 #[derive(Debug, Parser)]
-#[command(name = "erw", version = version::text(), about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "erw", version = version::text(), after_help = EXIT_CODES, disable_help_subcommand = true)]
 struct Cli {
     /// Folder for artifacts, records and unfinished work; default: ERW_CACHE_DIR, otherwise the
     /// setting `cache_dir`, otherwise the nearest `cache` in this folder or its parents
@@ -175,7 +176,7 @@ fn reported(
         (Err(error), Err(failed)) => {
             // A pipeline that cannot be read is told once.
             if error.message != failed.message {
-                crate::report::diagnostic::print(&error);
+                erw_report::diagnostic::print(&error);
             }
             Err(failed)
         }

@@ -7,30 +7,38 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The repository, from the folder of this crate.
+const ROOT: &str = "../..";
 /// What the program is made of. Changes elsewhere do not make a build dirty.
 const SOURCES: [&str; 9] = [
-    "build.rs",
     "Cargo.lock",
     "Cargo.toml",
     "src",
     "stages",
     "pipelines/digits.toml",
+    CURVES,
     "pipelines/data/README.md",
     "pipelines/data/convert_digits.py",
     DIGITS,
 ];
+/// The reference curves of the quick start.
+const CURVES: &str = "pipelines/digits.curves.csv";
 /// The images of the quick start. Beside them people keep images and weights of their own.
 const DIGITS: &str = "pipelines/data/digits";
 
 fn main() -> std::io::Result<()> {
-    for source in SOURCES {
-        println!("cargo::rerun-if-changed={source}");
-    }
+    std::env::set_current_dir(ROOT)?;
+    SOURCES.into_iter().for_each(|source| rerun_for(Path::new(source)));
     println!("cargo::rustc-env=ERW_BUILD_COMMIT={}", commit().unwrap_or_default());
     list_quick_start()
 }
 
-/// Writes an array of the quick start's data: names below `pipelines`, and contents.
+/// Cargo understands paths from the folder of this crate.
+fn rerun_for(path: &Path) {
+    println!("cargo::rerun-if-changed={}", Path::new(ROOT).join(path).display());
+}
+
+/// Writes an array of the quick start's data and curves: names below `pipelines`, and contents.
 fn list_quick_start() -> std::io::Result<()> {
     let mut files = vec![];
     for class in std::fs::read_dir(DIGITS)? {
@@ -44,7 +52,7 @@ fn list_quick_start() -> std::io::Result<()> {
     }
     // Not what a file manager leaves there.
     files.retain(|file| file.extension().is_some_and(|end| end == "png"));
-    files.extend(["pipelines/data/README.md", "pipelines/data/convert_digits.py"].map(PathBuf::from));
+    files.extend([CURVES, "pipelines/data/README.md", "pipelines/data/convert_digits.py"].map(PathBuf::from));
     files.sort();
     let root = std::env::current_dir()?;
     let line = |file: &PathBuf| {
@@ -81,7 +89,7 @@ fn watch() {
             }
         }
         if path.exists() {
-            println!("cargo::rerun-if-changed={}", path.display());
+            rerun_for(&path);
         }
     }
 }
