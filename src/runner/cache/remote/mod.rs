@@ -200,9 +200,6 @@ impl Remote {
         let (pipeline, stage) = (record.pipeline.as_str(), record.stage.as_str());
         let unfit = || Error::usage(format!("the outputs of `{pipeline}/{stage}` are no longer in the cache"));
         let parcel = Parcel::of(store, record).ok_or_else(unfit)?;
-        if !again && self.link.has_packed((pipeline, stage), &parcel).await {
-            return Ok(Sent::default());
-        }
         let sent = self.link.send(&parcel, again).await?;
         self.link.pack((pipeline, stage), &parcel).await?;
         Ok(sent)

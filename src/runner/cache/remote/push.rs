@@ -77,21 +77,6 @@ impl Parcel {
 }
 
 impl Client {
-    /// Whether all of it is packed for this stage, so that nothing of it need be asked for: who
-    /// reads the remote has it from the pack.
-    pub(super) async fn has_packed(&self, (pipeline, stage): Named<'_>, parcel: &Parcel) -> bool {
-        self.open_pack(pipeline).await;
-        let is_bad = |name: &String| self.notices().bad.contains(name);
-        let may_be = self.packs().get(pipeline).is_some_and(|pack| pack.holds(stage, &parcel.record));
-        if !may_be || !parcel.artifacts.iter().all(|(_, measured)| is_small(measured)) {
-            return false;
-        }
-        let Ok(part) = parcel.part() else { return false };
-        let packs = self.packs();
-        let pack = packs.get(pipeline);
-        part.iter().all(|(name, bytes)| pack.and_then(|pack| pack.object(name)) == Some(bytes) && !is_bad(name))
-    }
-
     pub(super) async fn send(&self, parcel: &Parcel, again: bool) -> Result<Sent, RemoteError> {
         let mut sent = Sent::default();
         for (path, measured) in &parcel.artifacts {
