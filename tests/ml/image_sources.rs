@@ -201,7 +201,7 @@ fn a_label_list_that_does_not_fit_its_files_is_refused() -> Result<()> {
         (json!([["../a.png", 1]]), "`../a.png` leads out"),
         (json!([["/etc/a.png", 1]]), "`/etc/a.png` leads out"),
         (json!([["a.png"]]), "`[\"a.png\"]` is not a pair"),
-        (json!(7), "expected `labels` as a list"),
+        (json!(7), "no list `labels`"),
     ];
     for (labels, expected) in cases {
         for root in [folder(&dir, &prepared(&labels)), archive(&dir, &prepared(&labels), CompressionMethod::Stored)] {

@@ -4,6 +4,8 @@
 
 use crate::support::space::{Said, Space};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Cached stages of larger pipelines are counted.
@@ -40,18 +42,20 @@ fn pipeline() -> String {
     )
 }
 
+/// Has run the pipeline.
+fn large() -> Space {
+    let space = Space::new(&pipeline());
+    (0..STAGES).for_each(|i| space.write(&format!("f{i}"), &format!("file {i}\n")));
+    std::fs::create_dir_all(space.path("set/a")).unwrap();
+    image::RgbImage::from_pixel(2, 2, image::Rgb([9; 3])).save(space.path("set/a/x.png")).unwrap();
+    space.run(&[]).expect(0);
+    space.ran();
+    space
+}
+
 impl Both {
     fn new() -> Self {
-        let space = || {
-            let space = Space::new(&pipeline());
-            (0..STAGES).for_each(|i| space.write(&format!("f{i}"), &format!("file {i}\n")));
-            std::fs::create_dir_all(space.path("set/a")).unwrap();
-            image::RgbImage::from_pixel(2, 2, image::Rgb([9; 3])).save(space.path("set/a/x.png")).unwrap();
-            space.run(&[]).expect(0);
-            space.ran();
-            space
-        };
-        Self { part: space(), whole: space() }
+        Self { part: large(), whole: large() }
     }
 
     fn each(&self, change: impl Fn(&Space)) {
@@ -86,6 +90,11 @@ impl Both {
         assert_eq!(errors(&self.part, &part), errors(&self.whole, &whole));
         assert_eq!(self.stored(&self.part), self.stored(&self.whole));
         assert_eq!(settled(&whole), None);
+        // A plan is told from a stored answer, too.
+        let _ = std::fs::remove_dir_all(self.whole.path("cache/v1/memos"));
+        let plan = |space: &Space| space.erw(&["plan", "p.toml", "--exit-code"]);
+        let (told, made) = (plan(&self.part), plan(&self.whole));
+        assert_eq!((told.status, self.part.plain(&told.stdout)), (made.status, self.whole.plain(&made.stdout)));
         (settled(&part), stages, part.status)
     }
 
@@ -116,6 +125,29 @@ impl Both {
         assert_eq!(said.stdout, format!("all {} stages are cached\n", STAGES + 2));
         assert_eq!(said.stderr, "", "the answer was stored");
     }
+}
+
+#[test]
+fn a_plan_with_nothing_to_do_reads_no_record() {
+    let space = large();
+    // Damaged, with size, time and inode as they were: only who reads it sees that.
+    let record = &space.bucket("actions")[0];
+    let (bytes, metadata) = (std::fs::read(record).unwrap(), std::fs::metadata(record).unwrap());
+    std::fs::set_permissions(record, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut file = std::fs::File::options().write(true).open(record).unwrap();
+    file.write_all(&vec![b' '; bytes.len()]).unwrap();
+    file.set_modified(metadata.modified().unwrap()).unwrap();
+    let all = format!("all {} stages are cached\n", STAGES + 2);
+    let plan = |more: &[&str]| space.erw(&[&["plan", "p.toml"], more].concat()).expect(0).stdout;
+    assert!(plan(&[]).ends_with(&all));
+    assert!(!plan(&["--format", "markdown"]).ends_with(&all), "the others read all");
+    // What a plan refuses, it refuses all the same.
+    for more in [["--remote", "bogus://x"], ["--force", "s1x"]] {
+        space.erw(&[&["plan", "p.toml"], &more[..]].concat()).expect(2);
+    }
+    // It is told of what has changed.
+    space.write("f7", "other\n");
+    assert!(plan(&[]).contains("would run"), "{}", plan(&[]));
 }
 
 fn events(said: &Said) -> Vec<serde_json::Value> {

@@ -3,6 +3,7 @@
 use erw_base::error::{Error, Result};
 use erw_report::table::near;
 use erw_runner::cache::store::Store;
+use erw_runner::exec::up_to_date::Query;
 use erw_runner::journal::read;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::graph::{Pipeline, StageId};
@@ -66,6 +67,13 @@ impl PipelineArgs {
 
     pub fn load(&self, registry: Registry) -> Result<Pipeline> {
         Pipeline::load(&self.pipeline, registry, &self.overrides())
+    }
+
+    /// The request that a stored answer is for; `None` where trials may come from outside of the
+    /// pipeline file.
+    pub fn query(&self, targets: &[String], registry: Registry) -> Option<Query> {
+        let may_have_trials = !self.axis.is_empty() || targets.iter().any(|name| name.contains('@'));
+        (!may_have_trials).then(|| Query::new(&self.pipeline, registry, &self.overrides(), targets)).flatten()
     }
 
     /// The pipeline; with all trials of its sweep if one of the stages belongs to a trial, as

@@ -13,9 +13,13 @@ use super::common::pipeline_args::{PipelineArgs, tell_of_link, warn_of};
 use super::common::print;
 use super::common::remote_args::{RemoteArgs, warn};
 use erw_base::error::{ErrorKind, Result};
+use erw_runner::cache::Cache;
+use erw_runner::cache::store::Store;
+use erw_runner::exec::up_to_date;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::targets::select;
 use erw_runner::settings::Settings;
+use line::Planned;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
@@ -62,6 +66,13 @@ pub enum Format {
 }
 
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
+    // A broken pipeline leaves no cache folder behind.
+    let early = Store::is_at(cache).then(|| args.remote.cache_for_plans(cache)).transpose()?;
+    if let Some(planned) = early.as_ref().and_then(|cache| recalled(args, cache, registry)) {
+        tell_of_link(&args.pipeline.pipeline);
+        warn(early.as_ref().and_then(|cache| cache.remote.as_ref()));
+        return print(&planned.text()).map(|()| 0);
+    }
     // The process ends after printing, so the memory of a large pipeline is not freed piece by
     // piece.
     let pipeline = ManuallyDrop::new(match args.sweep {
@@ -72,7 +83,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     warn_of(&pipeline);
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::common::pipeline_args::forced(&pipeline, &args.force)?;
-    let cache = args.remote.cache_for_plans(cache)?;
+    let cache = early.map_or_else(|| args.remote.cache_for_plans(cache), Ok)?;
     let mut planned = match &args.since {
         None => planned(&pipeline, (&cache).into(), &selected, forced)?,
         Some(revision) => {
@@ -96,4 +107,12 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
         true if work => WORK,
         _ => 0,
     })
+}
+
+/// The plan of a large pipeline in which all is cached, as a run with nothing to do knows it.
+fn recalled(args: &Args, cache: &Cache, registry: Registry) -> Option<Planned> {
+    let is_plain = args.format == Format::Text && args.force.is_empty() && args.since.is_none() && !args.sweep;
+    let query = args.pipeline.query(&args.targets, registry).filter(|_| is_plain)?;
+    let answer = up_to_date::look(&cache.store, query)?;
+    Planned::all_cached(answer.pipeline(), &answer.stages()?, registry)
 }

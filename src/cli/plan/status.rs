@@ -7,6 +7,8 @@ use erw_base::error::Result;
 use erw_fetch::library::{Library, Presence};
 use erw_report::table::near;
 use erw_runner::cache::CacheRef;
+use erw_runner::kind::Registry;
+use erw_runner::pipeline::command;
 use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_runner::pipeline::properties::warnings;
 use erw_runner::plan::action::params_digest;
@@ -40,7 +42,7 @@ pub fn planned(
             kind: stage.kind.name,
             params: params_digest(stage).short()[..8].to_string(),
             verdict: match verdict {
-                Verdict::Cached(_) => "cached",
+                Verdict::Cached(_) => CACHED,
                 Verdict::Run(_) => "run",
                 Verdict::Missing(_) => "missing",
                 Verdict::Waiting(_) if blocked.contains(id) => "blocked",
@@ -69,6 +71,34 @@ pub fn planned(
     let (warnings, notes) = (warnings(pipeline, selected), missing_list(&missing));
     Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum })
 }
+
+impl Planned {
+    /// The plan of a pipeline of which all stages, given by name and kind, are cached. For people:
+    /// it does not know the parameters.
+    pub fn all_cached(pipeline: &str, stages: &[(&str, &str)], registry: Registry) -> Option<Self> {
+        let kinds: Vec<&str> = registry.iter().map(|kind| kind.name).chain([command::NAME]).collect();
+        let line = |(name, kind): &(&str, &str)| {
+            Some(Line {
+                stage: (*name).into(),
+                kind: kinds.iter().find(|known| *known == kind)?,
+                params: String::new(),
+                verdict: CACHED,
+                says: vec![CACHED.into()],
+                stale: false,
+                past_seconds: None,
+                ranks: None,
+                job: None,
+                left: None,
+            })
+        };
+        let lines: Vec<Line> = stages.iter().map(line).collect::<Option<_>>()?;
+        let (sum, pipeline) = (sum(&lines, &[], 0), pipeline.into());
+        Some(Self { pipeline, since: None, stages: lines, warnings: vec![], notes: String::new(), sum })
+    }
+}
+
+/// The verdict on a cached stage.
+const CACHED: &str = "cached";
 
 /// What a stage on a GPU takes of its memory.
 fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<String> {
@@ -165,7 +195,7 @@ fn words(
     library: &Library,
 ) -> Vec<String> {
     match verdict {
-        Verdict::Cached(_) => vec!["cached".into()],
+        Verdict::Cached(_) => vec![CACHED.into()],
         Verdict::Run(reasons) => {
             let mut all = reasons.iter().map(ToString::to_string);
             let first = all.next().unwrap_or_default();

@@ -31,9 +31,7 @@ pub fn once(args: &Args, cache: &Path, registry: Registry) -> Result<()> {
     // Other options need more than the answer that everything is cached.
     let is_plain = args.flags.force.is_empty() && !args.flags.dry_run && args.flags.junit.is_none();
     let is_plain = is_plain && !args.lock && !args.locked && args.flags.resource.is_empty();
-    // Trials may come from outside of the pipeline file.
-    let is_plain = is_plain && args.pipeline.axis.is_empty() && !args.targets.iter().any(|name| name.contains('@'));
-    let ask = || Query::new(file, registry, &args.pipeline.overrides(), &args.targets);
+    let ask = || args.pipeline.query(&args.targets, registry);
     let question = is_plain.then(ask).flatten();
     if let Some(question) = question {
         let here = args.flags.remote.cache(cache)?;

@@ -78,7 +78,7 @@ pub fn by_list(shown: &str, names: &[&Path], list: &LabelList) -> Result<Labelle
     }
     let (mut is_there, mut unlisted) = (vec![false; list.len()], vec![]);
     for (i, label) in &mut files {
-        match list.find(names[*i]) {
+        match list.find(Path::new(text(*i).as_ref())) {
             Some(at) => (*label, is_there[at]) = (list.get(at).1, true),
             None => unlisted.push(text(*i).into_owned()),
         }

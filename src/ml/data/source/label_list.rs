@@ -92,7 +92,7 @@ impl LabelList {
 
     /// Whether it names this file, or a file in this folder.
     pub fn names(&self, name: &Path) -> bool {
-        if self.is_empty() {
+        if name.as_os_str().is_empty() {
             return false;
         }
         let inside = name.join("");
@@ -125,7 +125,15 @@ fn parse(text: &[u8]) -> Result<LabelList> {
     let mut found = Found::default();
     let mut json = serde_json::Deserializer::from_str(&text);
     match json.deserialize_map(Whole(&mut found)).and_then(|()| json.end()) {
-        Err(e) if e.classify() == Category::Data => bail!("{e}"),
+        Err(e) if e.classify() == Category::Data => {
+            let (text, line) = (e.to_string(), e.line());
+            let said = text.strip_suffix(&format!(" at line {line} column {}", e.column())).unwrap_or(&text);
+            // Of another type than a list of pairs.
+            match said.starts_with("invalid type") {
+                true => bail!("no list `labels`"),
+                false => bail!("line {line}: {said}"),
+            }
+        }
         Err(e) => bail!("not JSON: {e}"),
         Ok(()) => {}
     }
@@ -173,7 +181,7 @@ impl<'de> Visitor<'de> for Whole<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
             if key == "labels" {
-                // Of several, the last one counts.
+                // Of several lists, the last one counts.
                 *self.0 = Found::default();
                 map.next_value_seed(Pairs(self.0))?;
             } else {
@@ -251,12 +259,12 @@ mod tests {
         let wide: Vec<u8> = plain.encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(LabelList::parse("x.json", &wide).unwrap_err().to_string().contains("UTF-16"));
         for (text, part) in [
-            ("[]", "expected an object with a list `labels`"),
+            ("[]", "x.json: no list `labels`"),
             ("{}", "x.json: no list `labels`"),
-            ("{\"labels\": 7}", "expected `labels` as a list"),
+            ("{\"labels\": 7}", "x.json: no list `labels`"),
             ("{\"labels\": [[\"a\", 1]]} x", "not JSON: trailing characters"),
             ("{\"labels\": [[\"a\", 1], [\"b\", 2], [\"./a\", 1]]}", "`a` is listed twice"),
-            ("{\"labels\": [[\"a\", -1]]}", "label -1 of `a` is not a whole number"),
+            ("{\"labels\": [[\"a\", -1]]}", "x.json: line 1: label -1 of `a` is not a whole number"),
         ] {
             assert!(listed(text).is_err_and(|e| e.contains(part)), "{text}: {:?}", listed(text));
         }

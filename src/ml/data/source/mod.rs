@@ -575,7 +575,7 @@ fn images_beside(root: &Path, what: &str) -> Option<String> {
 /// Opens the tars in an archive that holds no images beside them.
 fn open_inner(archive: Archive) -> Result<Archive> {
     let belongs = |name: &Path| hidden_part(name).is_none();
-    match archive.kind() == Kind::Zip || archive.names().into_iter().any(|name| is_image(name) && belongs(name)) {
+    match archive.kind() == Kind::Zip || archive.has(|name| is_image(name) && belongs(name)) {
         true => Ok(archive),
         false => archive.open_inner(belongs),
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Maximum size of a file with a label in bytes.
-const MAX_TEXT: usize = 1 << 20;
+const MAX_TEXT: u64 = 1 << 20;
 
 /// The labels by image, and the extension of the files that hold them; `None` if there are none.
 ///
@@ -30,82 +30,84 @@ pub fn labels(archive: &Archive) -> Result<Option<(LabelList, &'static str)>> {
 }
 
 fn read_labels(archive: &Archive) -> Result<Option<(LabelList, &'static str)>> {
-    let belongs = |i: &usize| key(archive.name(*i)).is_some() && hidden_part(archive.name(*i)).is_none();
-    // The files of a sample one after another, in the archive's order.
-    let mut files: Vec<usize> = (0..archive.len()).filter(belongs).collect();
-    files.sort_unstable_by(|i, j| (sample_of(archive, *i), *i).cmp(&(sample_of(archive, *j), *j)));
     for (extension, read) in [("cls", of_text as fn(&[u8]) -> Found), ("json", of_json)] {
-        if let Some(list) = labels_in(archive, &files, extension, read)? {
-            return Ok(Some((list, extension)));
+        let labels = labels_in(archive, extension, read)?;
+        if !labels.is_empty() {
+            return Ok(Some((of_images(archive, &labels)?, extension)));
         }
     }
     Ok(None)
 }
 
-/// The labels that files of this extension hold, of the one image of each sample; `None` if there
-/// are none.
-fn labels_in(
-    archive: &Archive,
-    files: &[usize],
-    extension: &str,
-    read: fn(&[u8]) -> Found,
-) -> Result<Option<LabelList>> {
-    let (mut images, mut labels) = (NameList::default(), vec![]);
-    // What is wrong with the samples, if any of them has a label.
-    let (mut labelled, mut wrong) = (0, None);
+/// Whether a file is of a sample.
+fn belongs(archive: &Archive, index: usize) -> bool {
+    let name = archive.name(index);
+    key(name).is_some() && hidden_part(name).is_none()
+}
+
+/// The labels in files of this extension, with the numbers of these files, in the archive's order,
+/// in which they are read fastest.
+fn labels_in(archive: &Archive, extension: &str, read: fn(&[u8]) -> Found) -> Result<Vec<(usize, i64)>> {
+    let mut labels = vec![];
+    for i in (0..archive.len()).filter(|i| has_extension(archive.name(*i), extension) && belongs(archive, *i)) {
+        if archive.size(i) > MAX_TEXT {
+            bail!("{}: {} bytes are too long for a label", archive.place(i), archive.size(i));
+        }
+        match archive.read(i).map(|text| read(&text)) {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(label))) => labels.push((i, label)),
+            Ok(Err(why)) => bail!("{}: {why}", archive.place(i)),
+            Err(e) => bail!("{}: {e}", archive.place(i)),
+        }
+    }
+    Ok(labels)
+}
+
+/// Gives the label of each sample to its one image. What is wrong is told of the first file that has
+/// it.
+fn of_images(archive: &Archive, labels: &[(usize, i64)]) -> Result<LabelList> {
+    // The files of a sample one after another, in the archive's order.
+    let mut files: Vec<usize> = (0..archive.len()).filter(|i| belongs(archive, *i)).collect();
+    files.sort_unstable_by(|i, j| (sample_of(archive, *i), *i).cmp(&(sample_of(archive, *j), *j)));
+    let label_in = |i: &usize| labels.binary_search_by_key(i, |(file, _)| *file).ok().map(|at| labels[at]);
+    let (mut images, mut of_images) = (NameList::default(), vec![]);
+    let mut wrong: Option<(usize, Wrong)> = None;
     for sample in files.chunk_by(|i, j| sample_of(archive, *i) == sample_of(archive, *j)) {
-        let label = label_in(archive, sample, extension, read)?;
-        labelled += usize::from(label.is_some());
+        let mut labels = sample.iter().filter_map(label_in);
         let mut pictures = sample.iter().copied().filter(|i| is_image(archive.name(*i)));
-        match (pictures.next(), pictures.next(), label) {
-            (Some(other), Some(i), _) => {
-                let (place, other) = (archive.place(i), archive.place(other));
-                wrong.get_or_insert_with(|| format!("{place}: its sample has another image, {other}"));
-            }
-            (None, _, Some((_, i))) => {
-                wrong.get_or_insert_with(|| format!("{}: its sample has no image", archive.place(i)));
-            }
-            (Some(i), None, Some((label, _))) => {
+        let (label, picture) = (labels.next(), pictures.next());
+        let found = match (label, labels.next(), picture, pictures.next()) {
+            (Some((other, _)), Some((i, _)), ..) => (i, Wrong::OtherLabel(other)),
+            (_, _, Some(other), Some(i)) => (i, Wrong::OtherImage(other)),
+            (Some((i, _)), _, None, _) => (i, Wrong::NoImage),
+            (Some((_, label)), _, Some(i), _) => {
                 images.push(archive.name(i));
-                labels.push(label);
+                of_images.push(label);
+                continue;
             }
-            (_, _, None) => {}
+            (None, ..) => continue,
+        };
+        if wrong.as_ref().is_none_or(|(first, _)| found.0 < *first) {
+            wrong = Some(found);
         }
     }
     match wrong {
-        _ if labelled == 0 => Ok(None),
-        Some(wrong) => bail!("{wrong}"),
-        None => LabelList::of(images, labels).map(Some),
+        None => LabelList::of(images, of_images),
+        Some((i, Wrong::NoImage)) => bail!("{}: its sample has no image", archive.place(i)),
+        Some((i, Wrong::OtherImage(other))) => {
+            bail!("{}: its sample has another image, {}", archive.place(i), archive.place(other))
+        }
+        Some((i, Wrong::OtherLabel(other))) => {
+            bail!("{}: its sample has another label, {}", archive.place(i), archive.place(other))
+        }
     }
 }
 
-/// The label of a sample, and the file that holds it.
-fn label_in(
-    archive: &Archive,
-    sample: &[usize],
-    extension: &str,
-    read: fn(&[u8]) -> Found,
-) -> Result<Option<(i64, usize)>> {
-    let mut label: Option<(i64, usize)> = None;
-    for &i in sample.iter().filter(|i| has_extension(archive.name(**i), extension)) {
-        let text = match archive.read(i) {
-            Ok(text) if text.len() > MAX_TEXT => {
-                bail!("{}: {} bytes are too long for a label", archive.place(i), text.len())
-            }
-            Ok(text) => text,
-            Err(e) => bail!("{}: {e}", archive.place(i)),
-        };
-        match read(&text) {
-            Ok(None) => {}
-            Ok(Some(found)) => {
-                if let Some((_, other)) = label.replace((found, i)) {
-                    bail!("{}: its sample has another label, {}", archive.place(i), archive.place(other));
-                }
-            }
-            Err(why) => bail!("{}: {why}", archive.place(i)),
-        }
-    }
-    Ok(label)
+/// What may be wrong with the sample of a file.
+enum Wrong {
+    NoImage,
+    OtherImage(usize),
+    OtherLabel(usize),
 }
 
 /// Whether a file has this extension after its key.

@@ -184,13 +184,8 @@ fn seconds_since_1970() -> Option<u64> {
 /// What still holds of the stored answer. Marks it as used: its records are not marked one by one.
 pub fn recall(store: &Store, query: Query) -> Option<Recalled> {
     let file = query.file(store);
-    let stored = Stored::of(std::fs::read(&file).ok()?)?;
-    let age = seconds_since_1970()?.checked_sub(stored.head.planned)?;
-    (age < GOOD_FOR.as_secs()).then_some(())?;
-    let unread = |(path, real, digest): &(PathBuf, PathBuf, Digest)| {
-        path.canonicalize().is_ok_and(|now| now == *real) && Digest::of_file(path).is_ok_and(|now| now == *digest)
-    };
-    let is_read = stored.head.files.iter().all(unread);
+    let stored = read(&file)?;
+    let is_read = has_read(&stored.head);
     let sources = unchanged(store, &stored.head.sources);
     let checks = stored.checks()?;
     let in_place = in_place(store, &checks)?;
@@ -199,6 +194,33 @@ pub fn recall(store: &Store, query: Query) -> Option<Recalled> {
         return Some(Recalled::All(StoredAnswer(stored)));
     }
     Partial::of(stored, checks, &sources, &in_place).map(Recalled::Most)
+}
+
+/// The stored answer about a large pipeline, if all of it still holds. Does not mark it as used:
+/// this is for plans.
+pub fn look(store: &Store, query: Query) -> Option<StoredAnswer> {
+    let stored = read(&query.file(store))?;
+    // What is quickly told first: otherwise, all is looked at again.
+    (stored.head.nodes > 0 && has_read(&stored.head)).then_some(())?;
+    let holds = |all: &[bool]| all.iter().all(|holds| *holds).then_some(());
+    holds(&in_place(store, &stored.checks()?)?)?;
+    holds(&unchanged(store, &stored.head.sources))?;
+    Some(StoredAnswer(stored))
+}
+
+/// A stored answer that is not too old.
+fn read(file: &Path) -> Option<Stored> {
+    let stored = Stored::of(std::fs::read(file).ok()?)?;
+    let age = seconds_since_1970()?.checked_sub(stored.head.planned)?;
+    (age < GOOD_FOR.as_secs()).then_some(stored)
+}
+
+/// Whether the files of the pipeline are those that were read.
+fn has_read(head: &Head) -> bool {
+    let is_same = |(path, real, digest): &(PathBuf, PathBuf, Digest)| {
+        path.canonicalize().is_ok_and(|now| now == *real) && Digest::of_file(path).is_ok_and(|now| now == *digest)
+    };
+    head.files.iter().all(is_same)
 }
 
 /// When each record was last used by a stored answer.
@@ -289,6 +311,17 @@ impl StoredAnswer {
         };
         say(EventKind::RunFinished { seconds: began.elapsed().as_secs_f64(), exit: 0 });
         answer
+    }
+
+    /// The name of the pipeline.
+    pub fn pipeline(&self) -> &str {
+        &self.0.head.pipeline
+    }
+
+    /// Names and kinds of the stages, if there are so many that the answer knows them without what
+    /// they made.
+    pub fn stages(&self) -> Option<Vec<(&str, &str)>> {
+        Some(self.0.nodes()?.iter().map(|node| (node.name, node.kind)).collect())
     }
 
     fn ends(&self, store: &Store) -> Vec<StageEnd> {

@@ -17,6 +17,18 @@ pub struct Member {
     pub refused: Option<Box<str>>,
 }
 
+impl Member {
+    /// Its size in bytes, as it is declared; that of its stored bytes if they are more and not packed.
+    pub fn size(&self) -> u64 {
+        let stored = self.at.end.saturating_sub(self.at.start);
+        match self.packing {
+            Packing::Plain => stored,
+            Packing::Stored { size, .. } => size.max(stored),
+            Packing::Deflated { size, .. } => size,
+        }
+    }
+}
+
 /// How the bytes of a member are stored.
 #[derive(Debug, Clone, Copy)]
 pub enum Packing {

@@ -23,7 +23,7 @@ use open_files::OpenFiles;
 use piece::Piece;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -229,6 +229,16 @@ impl Archive {
         name.strip_prefix(around).unwrap_or(name)
     }
 
+    /// Whether a file has such a name in the part.
+    pub fn has(&self, mut such: impl FnMut(&Path) -> bool) -> bool {
+        self.members.names.iter().any(|name| such(self.in_part(name)))
+    }
+
+    /// The size of a file in bytes, as it is declared.
+    pub fn size(&self, index: usize) -> u64 {
+        self.members.list[index].size()
+    }
+
     /// Names of the files in the part, in the archive's order.
     pub fn names(&self) -> Vec<&Path> {
         self.members.names.iter().map(|name| self.in_part(name)).collect()
@@ -289,14 +299,13 @@ impl Archive {
         }
         let file = self.files.get(self.volumes[member.volume as usize].file)?;
         let stored = Piece::new(&file, member.at.clone());
-        let (size, most, crc) = match member.packing {
-            Packing::Plain => (stored.size(), stored.size(), None),
-            Packing::Stored { size, crc } => (size, size.max(stored.size()), Some(crc)),
-            Packing::Deflated { size, crc } => (size, size, Some(crc)),
-        };
-        if most > MAX_BYTES {
-            bail!("has {most} bytes, more than the limit of {MAX_BYTES}");
+        if member.size() > MAX_BYTES {
+            bail!("has {} bytes, more than the limit of {MAX_BYTES}", member.size());
         }
+        let (size, crc) = match member.packing {
+            Packing::Plain => (stored.size(), None),
+            Packing::Stored { size, crc } | Packing::Deflated { size, crc } => (size, Some(crc)),
+        };
         let bytes = if matches!(member.packing, Packing::Deflated { .. }) {
             let mut bytes = Vec::new();
             // One extra byte reveals a member that is larger than it declares.
@@ -307,6 +316,7 @@ impl Archive {
         } else {
             match stored.whole() {
                 Ok(bytes) => bytes,
+                Err(e) if e.kind() == ErrorKind::UnexpectedEof => bail!("was cut short while it was read"),
                 Err(e) => bail!("cannot be read: {e}"),
             }
         };

@@ -4,11 +4,12 @@
 use candle_core::{Result, bail};
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
-/// How many are open. More threads than this do not read at once.
+/// How many are open, beside those that are being read.
 const MOST: usize = 64;
 
 #[derive(Debug, Default)]
@@ -22,16 +23,22 @@ pub struct OpenFiles {
 #[derive(Debug)]
 struct Known {
     path: PathBuf,
-    size: u64,
-    modified: Option<SystemTime>,
+    stamp: Stamp,
+}
+
+/// Size, inode, and time of modification in seconds and nanoseconds.
+type Stamp = (u64, u64, i64, i64);
+
+fn stamp(metadata: &Metadata) -> Stamp {
+    (metadata.len(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
 }
 
 impl OpenFiles {
     /// Adds a file; returns its number and its size in bytes.
     pub fn add(&mut self, path: &Path) -> Result<(usize, u64)> {
-        let (file, metadata) = open(path)?;
+        let (file, metadata) = self.open(path)?;
         let (number, size) = (self.known.len(), metadata.len());
-        self.known.push(Known { path: path.to_path_buf(), size, modified: metadata.modified().ok() });
+        self.known.push(Known { path: path.to_path_buf(), stamp: stamp(&metadata) });
         self.keep(number, Arc::new(file));
         Ok((number, size))
     }
@@ -45,8 +52,8 @@ impl OpenFiles {
             return Ok(file);
         }
         let known = &self.known[number];
-        let (file, metadata) = open(&known.path)?;
-        if (metadata.len(), metadata.modified().ok()) != (known.size, known.modified) {
+        let (file, metadata) = self.open(&known.path)?;
+        if stamp(&metadata) != known.stamp {
             bail!("{} was changed while it was read", known.path.display());
         }
         let file = Arc::new(file);
@@ -74,12 +81,22 @@ impl OpenFiles {
             open.pop_front();
         }
     }
-}
 
-fn open(path: &Path) -> Result<(File, Metadata)> {
-    match File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
-        Ok(opened) => Ok(opened),
-        Err(e) => bail!("cannot open {}: {e}", path.display()),
+    /// Opens a file. Where this process may open no more, others make room.
+    fn open(&self, path: &Path) -> Result<(File, Metadata)> {
+        let open = || File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+        let is_full = |e: &io::Error| matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        let opened = match open() {
+            Err(e) if is_full(&e) => {
+                self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                open()
+            }
+            other => other,
+        };
+        match opened {
+            Ok(opened) => Ok(opened),
+            Err(e) => bail!("cannot open {}: {e}", path.display()),
+        }
     }
 }
 

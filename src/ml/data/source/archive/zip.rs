@@ -2,6 +2,7 @@
 
 use super::member::{Member, Packing};
 use super::piece::Piece;
+use crate::data::decode::MAX_BYTES;
 use crate::data::source::names::normal;
 use candle_core::{Error, Result, bail};
 use std::collections::HashSet;
@@ -22,7 +23,8 @@ pub fn list(file: &File, size: u64, shown: &str, mut found: impl FnMut(&str, Mem
         Err(e) => bail!("{shown}: truncated or not a ZIP file ({e})"),
     };
     if zip.has_duplicate_names() {
-        let directory = Piece::new(file, zip.central_directory_start()..size).whole();
+        let start = zip.central_directory_start();
+        let directory = Piece::new(file, start..size.min(start.saturating_add(MAX_BYTES))).whole();
         let name = directory.ok().and_then(|directory| listed_twice(&directory));
         bail!("{shown}: two entries have the same name{}", name.map(|n| format!(": {n}")).unwrap_or_default());
     }
