@@ -321,7 +321,7 @@ impl StoredAnswer {
     /// Names and kinds of the stages, if there are so many that the answer knows them without what
     /// they made.
     pub fn stages(&self) -> Option<Vec<(&str, &str)>> {
-        Some(self.0.nodes()?.iter().map(|node| (node.name, node.kind)).collect())
+        self.0.names()
     }
 
     fn ends(&self, store: &Store) -> Vec<StageEnd> {

@@ -66,8 +66,17 @@ impl Stored {
     }
 
     pub fn nodes(&self) -> Option<Vec<Node<'_>>> {
+        self.of_nodes(Some)
+    }
+
+    /// Names and kinds of the stages, if there are nodes.
+    pub fn names(&self) -> Option<Vec<(&str, &str)>> {
+        self.of_nodes(|node| Some((node.name, node.kind)))
+    }
+
+    fn of_nodes<'s, T>(&'s self, part: impl Fn(Node<'s>) -> Option<T>) -> Option<Vec<T>> {
         let at = self.at + self.head.checks;
-        let all = all(&self.bytes[at..at + self.head.nodes], Node::read)?;
+        let all = all(&self.bytes[at..at + self.head.nodes], |bytes| part(Node::read(bytes)?))?;
         (all.len() == self.head.stages).then_some(all)
     }
 
