@@ -197,7 +197,7 @@ pub fn run(args: &Args, command: Command, registry: Registry) -> Result<()> {
         };
     }
     let topic = args.topic.join(" ");
-    let kinds = || registry.iter().map(|kind| kind.name).chain([command::NAME]);
+    let kinds = || command::kinds(registry).map(|kind| kind as &str);
     if kinds().any(|kind| kind == topic) {
         return print(&stages::text(Some(&topic), registry)?);
     }

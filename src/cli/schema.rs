@@ -26,12 +26,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, registry: Registry) -> Result<()> {
-    let text = if args.settings {
-        let kinds = registry.iter().map(|kind| kind.name).chain([command::NAME]);
-        text_of(&settings_schema::schema(kinds))?
-    } else {
-        text(registry)?
-    };
+    let text =
+        if args.settings { text_of(&settings_schema::schema(command::kinds(registry)))? } else { text(registry)? };
     print(&text)
 }
 

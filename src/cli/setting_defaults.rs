@@ -34,7 +34,7 @@ pub fn of(command: &Command, globals: Globals<'_>, registry: Registry) -> Result
     let typed = globals.remote.filter(|address| variable("ERW_REMOTE").is_none_or(|value| value != *address));
     flags.extend(globals.colour.map(|word| ("colour", word.to_string())));
     flags.extend(typed.map(|address| ("remote", address.to_string())));
-    let kinds: Vec<&str> = registry.iter().map(|kind| kind.name).chain([command::NAME]).collect();
+    let kinds: Vec<&str> = command::kinds(registry).collect();
     let folder = config::project_folder(pipeline(command));
     let folder = folder.as_deref();
     settings::load(&Request { folder, profile: globals.profile, flags, kinds: &kinds, variable: &variable })

@@ -24,14 +24,11 @@ pub fn text(kind: Option<&str>, registry: Registry) -> Result<String> {
         Some(command::NAME) => Ok(command::HELP.to_string()),
         Some(name) => match registry.iter().find(|k| k.name == name) {
             Some(kind) => Ok(kind.manifest.to_string()),
-            None => {
-                let names = registry.iter().map(|k| k.name).chain([command::NAME]);
-                Err(Error::usage(format!("unknown kind `{name}`")).maybe_hint(suggest::hint(
-                    name,
-                    names,
-                    "the kinds are",
-                )))
-            }
+            None => Err(Error::usage(format!("unknown kind `{name}`")).maybe_hint(suggest::hint(
+                name,
+                command::kinds(registry),
+                "the kinds are",
+            ))),
         },
         None => table(registry),
     }

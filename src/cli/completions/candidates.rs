@@ -204,7 +204,7 @@ impl Asked {
     }
 
     fn kind_names(&self) -> Vec<&'static str> {
-        self.registry.iter().map(|kind| kind.name).chain([command::NAME]).collect()
+        command::kinds(self.registry).collect()
     }
 
     fn settings(&self, profile: Option<&str>) -> Option<Resolved> {

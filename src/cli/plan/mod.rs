@@ -112,7 +112,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
 /// The plan of a large pipeline in which all is cached, as a run with nothing to do knows it.
 fn recalled(args: &Args, cache: &Cache, registry: Registry) -> Option<Planned> {
     let is_plain = args.format == Format::Text && args.force.is_empty() && args.since.is_none() && !args.sweep;
-    let query = args.pipeline.query(&args.targets, registry).filter(|_| is_plain)?;
+    let query = is_plain.then(|| args.pipeline.query(&args.targets, registry)).flatten()?;
     let answer = up_to_date::look(&cache.store, query)?;
     Planned::all_cached(answer.pipeline(), &answer.stages()?, registry)
 }

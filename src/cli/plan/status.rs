@@ -76,7 +76,7 @@ impl Planned {
     /// The plan of a pipeline of which all stages, given by name and kind, are cached. For people:
     /// it does not know the parameters.
     pub fn all_cached(pipeline: &str, stages: &[(&str, &str)], registry: Registry) -> Option<Self> {
-        let kinds: Vec<&str> = registry.iter().map(|kind| kind.name).chain([command::NAME]).collect();
+        let kinds: Vec<&str> = command::kinds(registry).collect();
         let line = |(name, kind): &(&str, &str)| {
             Some(Line {
                 stage: (*name).into(),

@@ -1,9 +1,9 @@
 //! Handles SIGBUS. The kernel sends it when a memory-mapped file can no longer be read, because it
 //! was truncated or its disk failed. The handler ends this process with an error that names the
 //! file: a worker reports it, so that only one stage fails; a command prints it. Large
-//! files of users (image archives, checkpoints) are mapped in workers and in commands that only
-//! read them. A runner maps nothing, since all that it runs would end with it; digests are computed
-//! by reading.
+//! files of users (tables of images, checkpoints) are mapped in workers and in commands that only
+//! read them; archives of images are read. A runner maps nothing while stages run, since all of them
+//! would end with it; digests are computed by reading.
 //!
 //! Knows nothing of stages. The file is found by its address in `/proc/self/maps`.
 

@@ -26,6 +26,11 @@ pub(crate) const KEYS: [&str; 6] = ["run", "outputs", "watch", "ignore", "exact"
 /// The kind of every command. The runner starts the program itself and never calls `run`.
 pub const KIND: StageKind = StageKind { name: NAME, manifest: "", check, facts: no_facts, foresee: None, run };
 
+/// The names of all kinds: those of the registry, and of a command.
+pub fn kinds(registry: Registry) -> impl Iterator<Item = &'static str> {
+    registry.iter().map(|kind| kind.name).chain([NAME])
+}
+
 fn check(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
     Ok(())
 }

@@ -429,10 +429,9 @@ fn kind_of(name: &str, stated: &[&Entry], alive: &[(String, usize)], registry: R
         return Ok(command::KIND);
     }
     registry.iter().find(|k| k.name == kind).copied().ok_or_else(|| {
-        let kinds = registry.iter().map(|k| k.name).chain([command::NAME]);
         Error::usage(format!("stage `{name}`: unknown kind `{kind}`")).at(node.place.clone()).maybe_hint(suggest::hint(
             kind,
-            kinds,
+            command::kinds(registry),
             "the kinds are",
         ))
     })

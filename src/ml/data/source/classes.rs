@@ -25,8 +25,7 @@ impl Labelled {
 
 /// The class is the top-level folder. Classes are sorted by name, files by class and then by path.
 pub fn by_folder(shown: &str, names: &[&Path]) -> Result<Labelled> {
-    let Labelled { mut classes, mut files } = all_as_one(names);
-    classes.clear();
+    let (mut files, mut classes) = (all_as_one(names).files, Vec::<String>::new());
     for (i, label) in &mut files {
         let class = folder(names[*i]).map_err(|e| candle_core::Error::msg(format!("{shown}: {e}")))?;
         if classes.last().is_none_or(|last| last != class) {
@@ -52,7 +51,7 @@ pub fn all_as_one(names: &[&Path]) -> Labelled {
 }
 
 /// The top-level folder of a path; `None` for a file in none.
-fn top(name: &Path) -> Option<&OsStr> {
+pub fn top(name: &Path) -> Option<&OsStr> {
     let mut parts = name.components();
     let first = parts.next()?;
     parts.next().map(|_| first.as_os_str())

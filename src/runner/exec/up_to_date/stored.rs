@@ -66,17 +66,17 @@ impl Stored {
     }
 
     pub fn nodes(&self) -> Option<Vec<Node<'_>>> {
-        self.of_nodes(Some)
+        self.of_nodes(|node| node)
     }
 
     /// Names and kinds of the stages, if there are nodes.
     pub fn names(&self) -> Option<Vec<(&str, &str)>> {
-        self.of_nodes(|node| Some((node.name, node.kind)))
+        self.of_nodes(|node| (node.name, node.kind))
     }
 
-    fn of_nodes<'s, T>(&'s self, part: impl Fn(Node<'s>) -> Option<T>) -> Option<Vec<T>> {
+    fn of_nodes<'s, T>(&'s self, part: impl Fn(Node<'s>) -> T) -> Option<Vec<T>> {
         let at = self.at + self.head.checks;
-        let all = all(&self.bytes[at..at + self.head.nodes], |bytes| part(Node::read(bytes)?))?;
+        let all = all(&self.bytes[at..at + self.head.nodes], |bytes| Node::read(bytes).map(&part))?;
         (all.len() == self.head.stages).then_some(all)
     }
 

@@ -12,6 +12,7 @@ mod tar;
 mod zip;
 
 use super::belongs::is_image;
+use super::classes::{first, top};
 use super::layout::series;
 use super::names::normal;
 use crate::data::decode::MAX_BYTES;
@@ -22,6 +23,7 @@ use member::{Member, Members, Packing};
 use open_files::OpenFiles;
 use piece::Piece;
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
@@ -117,10 +119,9 @@ impl Archive {
 
     /// Replaces the tars in a tar, if `wanted`, by their members.
     pub fn open_inner(mut self, wanted: impl Fn(&Path) -> bool) -> Result<Self> {
-        let part = self.part.clone();
-        let is_inner = |name: &Path, member: &Member| {
-            is_tar(name) && wanted(name.strip_prefix(&part).unwrap_or(name)) && member.refused.is_none()
-        };
+        let part = &self.part;
+        let is_inner =
+            |name: &Path, member: &Member| is_tar(name) && wanted(in_part(part, name)) && member.refused.is_none();
         let mut inner: Vec<(PathBuf, usize, Range<u64>)> = vec![];
         for (name, member) in self.members.iter().filter(|(name, member)| is_inner(name, member)) {
             inner.push((name.to_path_buf(), member.volume as usize, member.at.clone()));
@@ -154,7 +155,7 @@ impl Archive {
         let mut names = HashSet::with_capacity(self.members.list.len());
         // Compared as bytes: they are normal.
         if let Some((name, twice)) = self.members.iter().find(|(name, _)| !names.insert(name.as_os_str())) {
-            let shown = &self.volumes[twice.volume as usize].shown;
+            let shown = &self.volume(twice).shown;
             bail!("{shown}: two entries have the same name: {}", self.within(name, twice).display());
         }
         drop(names);
@@ -178,21 +179,13 @@ impl Archive {
                 return Ok(self);
             }
         }
-        let mut folders = BTreeSet::new();
-        for name in self.members.names.iter() {
-            let folder = name.parent().and_then(|folder| folder.components().next()).map(|first| first.as_os_str());
-            if let Some(folder) = folder.filter(|folder| !folders.contains(*folder)) {
-                folders.insert(folder.to_owned());
-            }
+        let is_below = |name: &Path| is_inside(name) && name != part;
+        if !self.members.names.iter().any(is_below) {
+            let folders: BTreeSet<&OsStr> = self.members.names.iter().filter_map(top).collect();
+            let folders = first(folders.iter().map(|name| name.display()));
+            bail!("{shown} holds no folder `{}`; its top-level folders are {folders}", part.display());
         }
-        self.members.retain(|name, _| is_inside(name) && name != part);
-        if self.members.list.is_empty() {
-            bail!(
-                "{shown} holds no folder `{}`; its top-level folders are {}",
-                part.display(),
-                super::classes::first(folders.iter().map(|name| name.display()))
-            );
-        }
+        self.members.retain(|name, _| is_below(name));
         Ok(Self { part, ..self })
     }
 
@@ -209,22 +202,14 @@ impl Archive {
 
     /// The top-level folders of images within their own archives.
     pub fn folders(&self) -> BTreeSet<String> {
-        let mut folders = BTreeSet::new();
-        for (name, member) in self.members.iter().filter(|(name, _)| is_image(name)) {
-            let mut parts = self.below(name, member).components();
-            if let (Some(first), Some(_)) = (parts.next(), parts.next()) {
-                let first = first.as_os_str().to_string_lossy();
-                if !folders.contains(first.as_ref()) {
-                    folders.insert(first.into_owned());
-                }
-            }
-        }
-        folders
+        let images = self.members.iter().filter(|(name, _)| is_image(name));
+        let folders: BTreeSet<&OsStr> = images.filter_map(|(name, member)| top(self.below(name, member))).collect();
+        folders.into_iter().map(|name| name.to_string_lossy().into_owned()).collect()
     }
 
     /// The name of a member below its own archive and the part.
     fn below<'a>(&self, name: &'a Path, member: &Member) -> &'a Path {
-        let folder = &self.volumes[member.volume as usize].folder;
+        let folder = &self.volume(member).folder;
         let around = if self.part.starts_with(folder) { &self.part } else { folder };
         name.strip_prefix(around).unwrap_or(name)
     }
@@ -283,12 +268,16 @@ impl Archive {
     /// `archive.zip!name`, for messages.
     pub fn place(&self, index: usize) -> String {
         let (name, member) = (self.members.names.get(index), &self.members.list[index]);
-        format!("{}!{}", self.volumes[member.volume as usize].shown, self.within(name, member).display())
+        format!("{}!{}", self.volume(member).shown, self.within(name, member).display())
     }
 
     /// The name of a member in its own archive.
     fn within<'a>(&self, name: &'a Path, member: &Member) -> &'a Path {
-        name.strip_prefix(&self.volumes[member.volume as usize].folder).unwrap_or(name)
+        name.strip_prefix(&self.volume(member).folder).unwrap_or(name)
+    }
+
+    fn volume(&self, member: &Member) -> &Volume {
+        &self.volumes[member.volume as usize]
     }
 
     /// The bytes of a file, checked against its checksum. Errors do not include the name.
@@ -297,7 +286,7 @@ impl Archive {
         if let Some(why) = &member.refused {
             bail!("{why}");
         }
-        let file = self.files.get(self.volumes[member.volume as usize].file)?;
+        let file = self.files.get(self.volume(member).file)?;
         let stored = Piece::new(&file, member.at.clone());
         if member.size() > MAX_BYTES {
             bail!("has {} bytes, more than the limit of {MAX_BYTES}", member.size());
@@ -306,18 +295,19 @@ impl Archive {
             Packing::Plain => (stored.size(), None),
             Packing::Stored { size, crc } | Packing::Deflated { size, crc } => (size, Some(crc)),
         };
-        let bytes = if matches!(member.packing, Packing::Deflated { .. }) {
-            let mut bytes = Vec::new();
-            // One extra byte reveals a member that is larger than it declares.
-            if let Err(e) = DeflateDecoder::new(stored).take(size + 1).read_to_end(&mut bytes) {
-                bail!("cannot be inflated: {e}");
-            }
-            bytes
-        } else {
-            match stored.whole() {
+        let bytes = match member.packing {
+            Packing::Plain | Packing::Stored { .. } => match stored.whole() {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == ErrorKind::UnexpectedEof => bail!("was cut short while it was read"),
                 Err(e) => bail!("cannot be read: {e}"),
+            },
+            Packing::Deflated { .. } => {
+                let mut bytes = Vec::new();
+                // One extra byte reveals a member that is larger than it declares.
+                if let Err(e) = DeflateDecoder::new(stored).take(size + 1).read_to_end(&mut bytes) {
+                    bail!("cannot be inflated: {e}");
+                }
+                bytes
             }
         };
         if bytes.len() as u64 != size {
