@@ -59,6 +59,13 @@ pub fn normal(tag: u64, shape: &[usize]) -> Tensor {
     rng::normal_rows(7, Purpose::Probe, 1, &[tag], shape, &CPU).unwrap().get(0).unwrap()
 }
 
+/// The distance of two tensors, relative to the second.
+pub fn distance(got: &Tensor, want: &Tensor) -> f64 {
+    let number = |t: &Tensor| f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt();
+    assert_eq!(got.dims(), want.dims());
+    number(&(got - want).unwrap()) / number(want)
+}
+
 /// A machine that counts what is allocated.
 pub struct Counting {
     card: Rc<dyn Machine>,

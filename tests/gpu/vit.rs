@@ -1,8 +1,8 @@
 //! Vision transformers as commands of the emulated card, against candle's operations on the CPU.
 
-use super::networks::{Counting, move_away, normal};
+use super::networks::{Counting, distance, move_away, normal};
 use super::support::card;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use erw::ml::gpu::encoder::EncoderPlan;
 use erw::ml::gpu::vit::{VitEvaluation, VitOnGpu};
 use erw::ml::models::encoder::config::EncoderConfig;
@@ -47,13 +47,6 @@ fn random(config: &VitConfig) -> (ParamSet, Vit) {
     let vit = Vit::new(config, vb).unwrap();
     move_away(&params);
     (params, vit)
-}
-
-/// The distance of two tensors, relative to the second.
-fn distance(got: &Tensor, want: &Tensor) -> f64 {
-    let number = |t: &Tensor| f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt();
-    assert_eq!(got.dims(), want.dims());
-    number(&(got - want).unwrap()) / number(want)
 }
 
 /// All tokens: the class token and registers, too. Batches take turns, the last is smaller.

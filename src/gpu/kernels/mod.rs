@@ -5,11 +5,16 @@ pub mod activation;
 pub mod attention;
 pub mod boundary;
 pub mod column_sums;
+pub mod convolution;
 pub mod embedding;
+pub mod group_norm;
 pub mod loss;
 pub mod optimizer;
+pub mod planes;
+pub mod pooling;
 pub mod qk_norm_rope;
 pub mod scalars;
+pub mod softmax;
 
 use crate::program::{Argument, Launch};
 use candle_core::{Result, bail};

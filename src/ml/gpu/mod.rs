@@ -1,5 +1,5 @@
 //! Networks as lists of commands for a GPU: a SiT's training step with its losses, gradients and
-//! update; its velocity alone, for sampling; and frozen vision transformers.
+//! update; its velocity alone, for sampling; frozen vision transformers, autoencoders and Inception.
 //!
 //! ```text
 //! layout          where each parameter lies in the flat buffers
@@ -14,6 +14,8 @@
 //! reduction       sums over ranks, from GPU to GPU
 //! velocity        the network in a GPU's memory, for sampling
 //! vit, encoder    a frozen vision transformer, and the encoder that it is part of
+//! feature_maps    networks with convolutions, forward
+//! vae, inception  such networks
 //! host            tensors to a GPU's memory
 //! ```
 //!
@@ -25,14 +27,17 @@ pub mod arena;
 mod block;
 mod block_backward;
 pub mod encoder;
+pub mod feature_maps;
 pub mod forward;
 pub mod host;
+pub mod inception;
 pub mod layers;
 pub mod layout;
 mod micro_batch;
 pub mod reduction;
 pub mod sit;
 mod step;
+pub mod vae;
 pub mod velocity;
 pub mod vit;
 

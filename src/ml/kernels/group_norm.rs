@@ -280,11 +280,11 @@ impl CustomOp3 for Op {
 /// A layer with parameters `weight` (initially ones) and `bias` (zeros).
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
-    groups: usize,
-    eps: f32,
-    activation: Activation,
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub groups: usize,
+    pub eps: f32,
+    pub activation: Activation,
 }
 
 impl GroupNorm {

@@ -191,10 +191,10 @@ impl CustomOp3 for Op {
 /// A convolution layer with parameters `weight` and `bias`.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    stride: (usize, usize),
-    padding: Padding,
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    pub stride: (usize, usize),
+    pub padding: Padding,
 }
 
 impl Conv2d {

@@ -33,8 +33,8 @@ pub const POINT: Kernel = same(1, 1);
 /// `BasicConv2d`: convolution, batch normalisation with fixed statistics, ReLU. The normalisation
 /// is folded into weight and bias on loading, in f64.
 pub struct Unit {
-    weight: Tensor,
-    bias: Tensor,
+    pub weight: Tensor,
+    pub bias: Tensor,
     kernel: Kernel,
 }
 
@@ -53,21 +53,26 @@ impl Unit {
         let part = |t: &Tensor| t.narrow(0, 0, count);
         Ok(Self { weight: part(&self.weight)?, bias: part(&self.bias)?, kernel: self.kernel })
     }
+
+    /// Its stride, and what is put around the image.
+    pub fn geometry(&self) -> (usize, Padding) {
+        let Kernel { height, width, stride, padded } = self.kernel;
+        (stride, if padded { Padding::symmetric(height / 2, width / 2) } else { Padding::NONE })
+    }
 }
 
 impl Module for Unit {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Kernel { height, width, stride, padded } = self.kernel;
-        let padding = if padded { Padding::symmetric(height / 2, width / 2) } else { Padding::NONE };
+        let (stride, padding) = self.geometry();
         conv2d_relu(x, &self.weight, &self.bias, (stride, stride), padding)
     }
 }
 
 /// A path through a block: perhaps a pool, a chain of units, and units in parallel on its output.
 pub struct Branch {
-    pool: Option<Pool>,
-    chain: Vec<Unit>,
-    fork: Vec<Unit>,
+    pub pool: Option<Pool>,
+    pub chain: Vec<Unit>,
+    pub fork: Vec<Unit>,
 }
 
 impl Branch {

@@ -7,10 +7,10 @@
 //! Images of any size are resized to 299 x 299 pixels by one of the conventions of [`Mode`].
 //! Forward only. It does not know metrics.
 
-mod blocks;
+pub(crate) mod blocks;
 mod input;
 
-pub use input::{SIDE, prepare};
+pub use input::{SIDE, describe, prepare};
 
 use super::feature_network::mode::Mode;
 use super::feature_network::{FeatureNetwork, Outputs};
@@ -31,9 +31,6 @@ pub const DIM: usize = 2048;
 pub const CLASSES: usize = 1008;
 /// Channels of `Mixed_6d.branch1x1` (`mixed_6/conv` in the graph) that sFID uses.
 const SPATIAL_CHANNELS: usize = 7;
-/// Position of `Mixed_6d`, counted from `Mixed_6b`.
-const MIXED_6D: usize = 2;
-
 /// Images that a thread passes through the network at a time: their data stays in its cache, and
 /// threads synchronise only once. On 2 cores an image takes 32 ms this way, and 37 ms with all
 /// threads on all images of a batch.
@@ -56,24 +53,26 @@ pub struct InceptionConfig {
 pub struct Inception {
     mode: Mode,
     /// Two 3x3 units and a padded one, then a pool.
-    stem: [Unit; 3],
+    pub(crate) stem: [Unit; 3],
     /// A 1x1 and a 3x3 unit, then a pool.
-    neck: [Unit; 2],
+    pub(crate) neck: [Unit; 2],
     /// `Mixed_5b` to `Mixed_6a`.
-    early: Vec<Mixed>,
+    pub(crate) early: Vec<Mixed>,
     /// `Mixed_6b` to `Mixed_6e`.
-    middle: Vec<Mixed>,
+    pub(crate) middle: Vec<Mixed>,
     /// The branch that sFID uses, on the input of `Mixed_6d`.
-    spatial: Unit,
+    pub(crate) spatial: Unit,
     /// `Mixed_7a` to `Mixed_7c`.
-    late: Vec<Mixed>,
+    pub(crate) late: Vec<Mixed>,
     /// Without the bias, which the Inception Score leaves out.
-    scores: Linear,
+    pub(crate) scores: Linear,
 }
 
 impl Inception {
     /// The `arch` in `config.json`.
     pub const ARCH: &'static str = "fid-inception";
+    /// Position of `Mixed_6d`, whose input sFID reads, counted from `Mixed_6b`.
+    pub(crate) const MIXED_6D: usize = 2;
 
     pub fn new(mode: Mode, vb: VarBuilder) -> Result<Self> {
         let unit = |from, to, kernel, name: &str| Unit::new(from, to, kernel, vb.pp(name));
@@ -147,10 +146,10 @@ impl Inception {
         let units = |units: &[Unit], x: &Tensor| units.iter().try_fold(x.clone(), |x, u| u.forward(&x));
         let x = pool3x3(&units(&self.stem, x)?, Pool::MaxHalving)?;
         let x = pool3x3(&units(&self.neck, &x)?, Pool::MaxHalving)?;
-        let x = run(&self.middle[..MIXED_6D], run(&self.early, x)?)?;
+        let x = run(&self.middle[..Self::MIXED_6D], run(&self.early, x)?)?;
         // Height, width, channel: TensorFlow's order.
         let spatial = self.spatial.forward(&x)?.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
-        let x = run(&self.late, run(&self.middle[MIXED_6D..], x)?)?;
+        let x = run(&self.late, run(&self.middle[Self::MIXED_6D..], x)?)?;
         let pool = x.flatten_from(2)?.mean(D::Minus1)?;
         let logits = self.scores.forward(&pool)?;
         Ok(Outputs { pool, spatial: Some(spatial), logits: Some(logits) })
@@ -163,7 +162,7 @@ impl FeatureNetwork for Inception {
     }
 
     fn preparation(&self) -> &str {
-        input::describe(self.mode)
+        describe(self.mode)
     }
 
     fn mode(&self) -> Option<Mode> {

@@ -29,11 +29,11 @@ pub fn conv1x1(channels_in: usize, channels_out: usize, vb: VarBuilder) -> Resul
 /// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1x1 convolution on the shortcut if the
 /// number of channels changes.
 pub struct Resnet {
-    norm1: GroupNorm,
-    conv1: Conv2d,
-    norm2: GroupNorm,
-    conv2: Conv2d,
-    shortcut: Option<Conv2d>,
+    pub norm1: GroupNorm,
+    pub conv1: Conv2d,
+    pub norm2: GroupNorm,
+    pub conv2: Conv2d,
+    pub shortcut: Option<Conv2d>,
 }
 
 impl Resnet {
@@ -71,11 +71,11 @@ const MANY_PIXELS: usize = 1024;
 
 /// Single-head self-attention over pixels, with a residual.
 pub struct Attention {
-    norm: GroupNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
+    pub norm: GroupNorm,
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub out: Linear,
 }
 
 impl Attention {
@@ -110,9 +110,9 @@ impl Module for Attention {
 
 /// The innermost block: resnet, attention, resnet.
 pub struct Middle {
-    first: Resnet,
-    attention: Option<Attention>,
-    second: Resnet,
+    pub first: Resnet,
+    pub attention: Option<Attention>,
+    pub second: Resnet,
 }
 
 impl Middle {
@@ -142,7 +142,7 @@ impl Module for Middle {
 }
 
 /// The change of size after a level's resnets.
-enum Resize {
+pub enum Resize {
     Keep,
     /// 3x3 with stride 2, padded only on the right and at the bottom.
     Halve(Conv2d),
@@ -152,10 +152,10 @@ enum Resize {
 
 /// Resnets of equal width, in some levels each with attention, then a change of size.
 pub struct Level {
-    resnets: Vec<Resnet>,
+    pub resnets: Vec<Resnet>,
     /// One after each resnet, or none.
-    attentions: Vec<Attention>,
-    resize: Resize,
+    pub attentions: Vec<Attention>,
+    pub resize: Resize,
 }
 
 impl Level {

@@ -5,7 +5,7 @@
 //! Parameter names are those of diffusers, so files can be exchanged with it. Callers scale the
 //! latents: the network works on unscaled ones, and only stores the factors in its configuration.
 
-mod blocks;
+pub(crate) mod blocks;
 mod config;
 mod loss;
 mod names;
@@ -26,12 +26,12 @@ pub const WEIGHTS_FILE: &str = "vae.safetensors";
 /// File names of the weights, ours first, then those of diffusers.
 const FILES: [&str; 2] = [WEIGHTS_FILE, "diffusion_pytorch_model.safetensors"];
 
-struct Encoder {
-    conv_in: Conv2d,
-    levels: Vec<Level>,
-    middle: Middle,
-    norm: GroupNorm,
-    conv_out: Conv2d,
+pub(crate) struct Encoder {
+    pub conv_in: Conv2d,
+    pub levels: Vec<Level>,
+    pub middle: Middle,
+    pub norm: GroupNorm,
+    pub conv_out: Conv2d,
 }
 
 impl Encoder {
@@ -54,12 +54,12 @@ impl Encoder {
     }
 }
 
-struct Decoder {
-    conv_in: Conv2d,
-    middle: Middle,
-    levels: Vec<Level>,
-    norm: GroupNorm,
-    conv_out: Conv2d,
+pub(crate) struct Decoder {
+    pub conv_in: Conv2d,
+    pub middle: Middle,
+    pub levels: Vec<Level>,
+    pub norm: GroupNorm,
+    pub conv_out: Conv2d,
 }
 
 impl Decoder {
@@ -120,10 +120,10 @@ impl Posterior {
 /// The network.
 pub struct AutoencoderKl {
     config: VaeConfig,
-    encoder: Encoder,
-    decoder: Decoder,
-    quant: Option<Conv2d>,
-    post_quant: Option<Conv2d>,
+    pub(crate) encoder: Encoder,
+    pub(crate) decoder: Decoder,
+    pub(crate) quant: Option<Conv2d>,
+    pub(crate) post_quant: Option<Conv2d>,
 }
 
 impl AutoencoderKl {

@@ -1,0 +1,42 @@
+//! Launches of `planes.cu`: between f32 `[samples, channels, pixels]` and channels last.
+
+use super::{blocks, int};
+use crate::program::{Address, Launch, Type};
+use candle_core::{Result, bail};
+
+/// Channels of a map with channels last: padded with zeros to a multiple of 8.
+pub fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(8)
+}
+
+/// To `last` `[samples, pixels, padded(channels)]` of type `ty`.
+///
+/// # Errors
+/// Nothing to copy.
+pub fn channels_last(planes: Address, last: Address, sizes: [usize; 3], ty: Type) -> Result<Launch> {
+    launch("channels_last", [planes, last], sizes, ty)
+}
+
+/// From `last` to planes, without the padding.
+///
+/// # Errors
+/// Nothing to copy.
+pub fn planes(last: Address, planes: Address, sizes: [usize; 3], ty: Type) -> Result<Launch> {
+    launch("planes", [last, planes], sizes, ty)
+}
+
+fn launch(name: &str, [from, to]: [Address; 2], [samples, channels, pixels]: [usize; 3], ty: Type) -> Result<Launch> {
+    let count = samples * pixels * padded(channels) / 4;
+    if count == 0 {
+        bail!("{samples} maps of {channels} channels with {pixels} pixels");
+    }
+    let sizes = [int(pixels)?, int(channels)?, int(padded(channels))?];
+    let arguments = [from.into(), to.into(), (count as i64).into()].into_iter().chain(sizes.map(Into::into));
+    Ok(Launch {
+        kernel: format!("{name}_{}", ty.name()),
+        grid: [blocks(count, 256)?, 1],
+        threads: 256,
+        shared: 0,
+        arguments: arguments.collect(),
+    })
+}
