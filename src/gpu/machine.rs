@@ -4,7 +4,7 @@ use crate::program::{Address, Program};
 use candle_core::Result;
 
 /// Memory and a stream of commands. Everything happens in order.
-pub trait Machine {
+pub trait Machine: Send + Sync {
     /// Bytes of memory, aligned to 256, that live as long as the machine. Their contents are
     /// unspecified.
     ///

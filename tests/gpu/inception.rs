@@ -8,7 +8,8 @@ use erw::ml::gpu::inception::plan;
 use erw::ml::models::feature_network::Outputs;
 use erw::ml::models::feature_network::mode::Mode;
 use erw::ml::models::inception::{Inception, SIDE};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The smallest image that leaves a pixel at the end.
 const SMALL: usize = 75;
@@ -21,8 +22,8 @@ fn features_equal_those_of_the_cpu() {
     let plan = plan(&inception, SMALL, 1);
     let card = Counting::new(card());
     let taken = card.counter();
-    let got = plan.on(Rc::new(card)).unwrap().run(&images).unwrap();
-    assert_eq!(taken.get(), plan.memory().unwrap());
+    let got = plan.on(Arc::new(card)).unwrap().run(&images).unwrap();
+    assert_eq!(taken.load(Relaxed), plan.memory().unwrap());
     let of_spatial = got[0].permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
     for (what, got, want) in
         [("spatial", &of_spatial, spatial.unwrap()), ("pool", &got[1], pool), ("logits", &got[2], logits.unwrap())]

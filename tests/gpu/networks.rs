@@ -7,8 +7,9 @@ use erw::ml::nn::precision::Precision;
 use erw::ml::rng::{self, Purpose};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program};
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 const CPU: Device = Device::Cpu;
 
@@ -68,28 +69,28 @@ pub fn distance(got: &Tensor, want: &Tensor) -> f64 {
 
 /// A machine that counts what is allocated.
 pub struct Counting {
-    card: Rc<dyn Machine>,
-    bytes: Rc<Cell<usize>>,
+    card: Arc<dyn Machine>,
+    bytes: Arc<AtomicUsize>,
 }
 
 impl Counting {
-    pub fn new(card: Rc<dyn Machine>) -> Self {
-        Self { card, bytes: Rc::default() }
+    pub fn new(card: Arc<dyn Machine>) -> Self {
+        Self { card, bytes: Arc::default() }
     }
 
     pub fn allocated(&self) -> usize {
-        self.bytes.get()
+        self.bytes.load(Relaxed)
     }
 
     /// The count, for who gives the machine away.
-    pub fn counter(&self) -> Rc<Cell<usize>> {
+    pub fn counter(&self) -> Arc<AtomicUsize> {
         self.bytes.clone()
     }
 }
 
 impl Machine for Counting {
     fn allocate(&self, bytes: usize) -> candle_core::Result<Address> {
-        self.bytes.set(self.bytes.get() + bytes);
+        self.bytes.fetch_add(bytes, Relaxed);
         self.card.allocate(bytes)
     }
     fn write(&self, to: Address, bytes: &[u8]) -> candle_core::Result<()> {

@@ -8,11 +8,12 @@ use erw::ml::ranks::{Exchange, Ranks};
 use erw_gpu::machine::{Link, Machine};
 use erw_gpu::program::{Address, Type};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A way between emulated cards that leads through main memory.
 pub struct HostLink {
     pub exchange: Rc<dyn Exchange>,
-    pub machine: Rc<dyn Machine>,
+    pub machine: Arc<dyn Machine>,
 }
 
 impl HostLink {

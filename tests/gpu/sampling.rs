@@ -11,7 +11,8 @@ use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
 use erw::ml::nn::precision::Precision;
 use erw_gpu::program::Type;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 const CPU: Device = Device::Cpu;
 const TYPES: [(Type, f64); 3] = [(Type::F32, 2e-5), (Type::Bf16, 2e-2), (Type::F16, 3e-3)];
@@ -146,12 +147,12 @@ fn sampling_takes_the_memory_that_was_told() {
         let evaluation = Evaluation { config: config.clone(), batch: 4, ty };
         let card = Counting::new(card());
         let taken = card.counter();
-        let mut velocity = VelocityOnGpu::new(Rc::new(card), &evaluation, &model, &params.tensors()).unwrap();
+        let mut velocity = VelocityOnGpu::new(Arc::new(card), &evaluation, &model, &params.tensors()).unwrap();
         for count in [4, 1] {
             let [x, t, y] = points(&config, count);
             velocity.velocity(&x, &t, &y).unwrap();
         }
-        assert_eq!(taken.get(), evaluation.memory().unwrap());
+        assert_eq!(taken.load(Relaxed), evaluation.memory().unwrap());
     }
     // 675 million weights in bf16, and 22 D bytes a token.
     let config = SiTConfig::published("SiT-XL/2", [4, 32], 1000, vec![768], 8).unwrap();

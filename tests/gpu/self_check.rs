@@ -4,7 +4,7 @@ use super::support::{TYPES, card};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Command, Epilogue, Form, Program, Type};
 use erw_gpu::self_check::check_products;
-use std::rc::Rc;
+use std::sync::Arc;
 
 #[test]
 fn right_products_pass() {
@@ -14,9 +14,9 @@ fn right_products_pass() {
 }
 
 /// A card whose library misunderstands something.
-struct Mistaken<F>(Rc<dyn Machine>, F);
+struct Mistaken<F>(Arc<dyn Machine>, F);
 
-impl<F: Fn(&mut Command)> Machine for Mistaken<F> {
+impl<F: Fn(&mut Command) + Send + Sync> Machine for Mistaken<F> {
     fn allocate(&self, bytes: usize) -> candle_core::Result<Address> {
         self.0.allocate(bytes)
     }
@@ -34,7 +34,7 @@ impl<F: Fn(&mut Command)> Machine for Mistaken<F> {
     }
 }
 
-fn said(mistake: impl Fn(&mut Command)) -> String {
+fn said(mistake: impl Fn(&mut Command) + Send + Sync) -> String {
     check_products(&Mistaken(card(), mistake), Type::Bf16).unwrap_err().to_string()
 }
 

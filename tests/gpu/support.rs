@@ -4,7 +4,7 @@
 use erw_emulator::{Emulator, Schedule};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The types of which every kernel has a version.
 pub const TYPES: [Type; 3] = [Type::Bf16, Type::F16, Type::F32];
@@ -73,17 +73,17 @@ pub fn run(make: impl Fn(&dyn Machine) -> (Program, Vec<Output>)) -> Vec<Vec<f32
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cards() -> [Rc<dyn Machine>; 3] {
-    [Schedule::First, Schedule::Last, Schedule::Random(7)].map(|s| Rc::new(Emulator::new(s)) as Rc<dyn Machine>)
+fn cards() -> [Arc<dyn Machine>; 3] {
+    [Schedule::First, Schedule::Last, Schedule::Random(7)].map(|s| Arc::new(Emulator::new(s)) as Arc<dyn Machine>)
 }
 
 #[cfg(feature = "cuda")]
-fn cards() -> [Rc<dyn Machine>; 3] {
-    std::array::from_fn(|_| Rc::new(erw_gpu::card::Card::new(0).unwrap()) as Rc<dyn Machine>)
+fn cards() -> [Arc<dyn Machine>; 3] {
+    std::array::from_fn(|_| Arc::new(erw_gpu::card::Card::new(0).unwrap()) as Arc<dyn Machine>)
 }
 
 /// A card for one test: emulated, or in builds with CUDA the real one.
-pub fn card() -> Rc<dyn Machine> {
+pub fn card() -> Arc<dyn Machine> {
     let [card, ..] = cards();
     card
 }

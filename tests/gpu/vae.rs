@@ -7,7 +7,8 @@ use erw::ml::gpu::vae::{decoder, encoder};
 use erw::ml::models::vae::{AutoencoderKl, Posterior, VaeConfig};
 use erw::ml::nn::params::ParamSet;
 use erw_gpu::program::Type;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Every switch: attention at the deepest level or at others, too, levels of equal and different width,
 /// convolutions around the latents or none, widths that are no multiple of 8.
@@ -57,9 +58,9 @@ fn an_autoencoder_takes_the_memory_that_was_told() {
     let plan = decoder(&vae, [4, 4], 2, Type::Bf16);
     let card = Counting::new(card());
     let taken = card.counter();
-    let mut on_gpu = plan.on(Rc::new(card)).unwrap();
+    let mut on_gpu = plan.on(Arc::new(card)).unwrap();
     on_gpu.run(&normal(1, &[2, 4, 4, 4])).unwrap();
-    assert_eq!(taken.get(), plan.memory().unwrap());
+    assert_eq!(taken.load(Relaxed), plan.memory().unwrap());
     assert!(on_gpu.run(&normal(1, &[2, 4, 4, 5])).is_err(), "another size");
     // Attention over 9 pixels.
     assert!(decoder(&vae, [3, 3], 2, Type::F32).memory().is_err());

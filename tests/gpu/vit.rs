@@ -3,13 +3,14 @@
 use super::networks::{Counting, distance, move_away, normal};
 use super::support::card;
 use candle_core::{DType, Device};
-use erw::ml::gpu::encoder::EncoderPlan;
+use erw::ml::gpu::encoder::TransformerPlan;
 use erw::ml::gpu::vit::{VitEvaluation, VitOnGpu};
 use erw::ml::models::encoder::config::EncoderConfig;
 use erw::ml::models::encoder::{Encoder, resample_positions};
 use erw::ml::models::vit::{Mlp, Vit, VitConfig};
 use erw::ml::nn::params::ParamSet;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 const CPU: Device = Device::Cpu;
 /// Sums of some hundred products in another order.
@@ -77,16 +78,18 @@ fn an_encoder_gives_the_tokens_of_the_cpu() {
     let fixed = EncoderConfig::fixed(vit, [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]);
     for (config, side) in [(fixed.clone(), 40), (EncoderConfig { pixels_per_token: Some(16), ..fixed }, 48)] {
         let encoder = Encoder::new(&config, params.tensors(), &CPU).unwrap();
-        let pixels = ((normal(1, &[2, 3, side, side]) * 60.0).unwrap() + 128.0).unwrap();
+        let pixels = ((normal(1, &[3, 3, side, side]) * 60.0).unwrap() + 128.0).unwrap();
         let images = pixels.clamp(0f32, 255f32).unwrap().to_dtype(DType::U8).unwrap();
         let want = encoder.outputs(&images, &[]).unwrap();
-        let plan = EncoderPlan::new(&config, params.tensors(), side, 2).unwrap();
-        let (patches, class) = plan.on(card()).unwrap().tokens(&images).unwrap();
-        let off = distance(&patches, &want.tokens).max(distance(&class.unwrap(), &want.class_token.unwrap()));
+        // Three images by batches of two.
+        let plan = TransformerPlan::of_encoder(&encoder, params.tensors(), side, 2).unwrap();
+        let got = encoder.computed_by(plan.on(card()).unwrap());
+        assert!(got.outputs(&images, &[1]).is_err(), "attention");
+        let got = got.outputs(&images, &[]).unwrap();
+        let off =
+            distance(&got.tokens, &want.tokens).max(distance(&got.class_token.unwrap(), &want.class_token.unwrap()));
         assert!(off < BOUND, "{side}: {off:e}");
     }
-    let other = EncoderConfig::fixed(VitConfig::new(56, 14, 64, 2, 1), [0.5; 3], [0.5; 3]);
-    assert!(EncoderPlan::new(&other, params.tensors(), 56, 2).is_err(), "tensors of another transformer");
 }
 
 #[test]
@@ -96,11 +99,10 @@ fn an_encoder_takes_the_memory_that_was_told() {
         let evaluation = VitEvaluation { grid: config.grid(), batch: 2, config };
         let card = Counting::new(card());
         let taken = card.counter();
-        let mut on_gpu = VitOnGpu::new(Rc::new(card), &evaluation, &params.tensors(), vit.positions()).unwrap();
+        let mut on_gpu = VitOnGpu::new(Arc::new(card), &evaluation, &params.tensors(), vit.positions()).unwrap();
         let side = evaluation.config.image_size;
         on_gpu.encode(&normal(1, &[2, 3, side, side])).unwrap();
-        assert_eq!(taken.get(), evaluation.memory().unwrap());
-        assert!(on_gpu.encode(&normal(1, &[3, 3, side, side])).is_err(), "more images than the batch");
+        assert_eq!(taken.load(Relaxed), evaluation.memory().unwrap());
         assert!(on_gpu.encode(&normal(1, &[1, 3, side / 2, side])).is_err(), "of another size");
     }
     let odd = VitConfig { mlp_dim: 30, ..VitConfig::new(16, 4, 48, 2, 4) };

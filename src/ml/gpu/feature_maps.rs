@@ -17,6 +17,7 @@ use crate::kernels::group_norm::{Activation, GroupNorm};
 use crate::kernels::linear::Affine;
 use crate::kernels::with_slices;
 use crate::nn::Linear;
+use crate::nn::elsewhere::Elsewhere;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use erw_gpu::kernels::convolution::Convolution;
 use erw_gpu::kernels::planes::{self, padded};
@@ -25,7 +26,7 @@ use erw_gpu::kernels::{group_norm, softmax};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Form, Launch, Matmul, Program, Type};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A feature map `[batch, height, width, padded(channels)]`.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ struct Slice {
 }
 
 /// Adds the commands of a layer for so many samples.
-type Step = Box<dyn Fn(usize, &mut Program) -> Result<()>>;
+type Step = Box<dyn Fn(usize, &mut Program) -> Result<()> + Send>;
 
 /// Where a parameter goes, with the kernel's order and type.
 struct Parameter {
@@ -181,11 +182,11 @@ impl Builder {
         at
     }
 
-    fn step(&mut self, step: impl Fn(usize, &mut Program) -> Result<()> + 'static) {
+    fn step(&mut self, step: impl Fn(usize, &mut Program) -> Result<()> + Send + 'static) {
         self.steps.push(Box::new(step));
     }
 
-    fn launch(&mut self, launch: impl Fn(usize) -> Result<Launch> + 'static) {
+    fn launch(&mut self, launch: impl Fn(usize) -> Result<Launch> + Send + 'static) {
         self.step(move |samples, program| {
             program.launch(launch(samples)?);
             Ok(())
@@ -497,7 +498,7 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// A network that is not covered; too little memory.
-    pub fn on(&self, machine: Rc<dyn Machine>) -> Result<NetworkOnGpu> {
+    pub fn on(&self, machine: Arc<dyn Machine>) -> Result<NetworkOnGpu> {
         let [weights, maps] = self.parts()?;
         let base = machine.allocate(weights + maps)?;
         let Builder { steps, parameters, input, outputs, .. } = self.build(base, base.offset(weights))?;
@@ -523,7 +524,7 @@ fn in_kernel_order(tensor: &Tensor) -> Result<Tensor> {
 
 /// A network in the memory of a machine.
 pub struct NetworkOnGpu {
-    machine: Rc<dyn Machine>,
+    machine: Arc<dyn Machine>,
     batch: usize,
     steps: Vec<Step>,
     input: (Address, [usize; 3]),
@@ -533,6 +534,15 @@ pub struct NetworkOnGpu {
 }
 
 impl NetworkOnGpu {
+    /// For the network that has this part, of one output.
+    pub fn elsewhere(self) -> Elsewhere {
+        let network = Mutex::new(self);
+        Elsewhere::new(move |x| match &network.lock().unwrap_or_else(PoisonError::into_inner).run(x)?[..] {
+            [only] => Ok(only.clone()),
+            all => bail!("{} outputs of a part with one", all.len()),
+        })
+    }
+
     /// The outputs f32 `[n, channels, height, width]`, on the CPU, for f32 `[n, channels, height,
     /// width]`: a batch at a time, any number of samples.
     ///

@@ -11,7 +11,7 @@ use candle_core::{Result, Tensor, bail};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::Type;
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Inception for batches of `batch` prepared images `[n, 3, side, side]`: what sFID reads, pooled
 /// features, logits.
@@ -97,7 +97,7 @@ pub struct InceptionOnGpu {
 impl InceptionOnGpu {
     /// # Errors
     /// Too little memory.
-    pub fn new(machine: Rc<dyn Machine>, inception: &Inception, batch: usize) -> Result<Self> {
+    pub fn new(machine: Arc<dyn Machine>, inception: &Inception, batch: usize) -> Result<Self> {
         let Some(mode) = inception.mode() else { bail!("Inception without a mode") };
         Ok(Self { mode, network: RefCell::new(plan(inception, SIDE, batch).on(machine)?) })
     }

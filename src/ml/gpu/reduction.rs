@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Numbers that are moved at a time: 128 MiB.
 const SPACE: usize = 1 << 25;
@@ -98,13 +99,13 @@ fn add_rows(rows: Address, ranks: usize, each: usize) -> Result<(Program, Addres
 /// Bytes between ranks that have a [`Link`] and nothing else, through a little of their GPUs' memory.
 pub struct ByLink {
     link: Rc<dyn Link>,
-    machine: Rc<dyn Machine>,
+    machine: Arc<dyn Machine>,
     /// Memory, and its numbers. Grows.
     space: RefCell<(Address, usize)>,
 }
 
 impl ByLink {
-    pub fn new(link: Rc<dyn Link>, machine: Rc<dyn Machine>) -> Self {
+    pub fn new(link: Rc<dyn Link>, machine: Arc<dyn Machine>) -> Self {
         Self { link, machine, space: RefCell::new((Address::NULL, 0)) }
     }
 

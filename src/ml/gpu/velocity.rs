@@ -19,7 +19,7 @@ use erw_gpu::kernels::embedding;
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The network that is evaluated, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +91,7 @@ impl Space {
 
 /// A SiT in the memory of a machine.
 pub struct VelocityOnGpu {
-    machine: Rc<dyn Machine>,
+    machine: Arc<dyn Machine>,
     space: Space,
     /// Rows of the class table.
     classes: usize,
@@ -105,7 +105,7 @@ impl VelocityOnGpu {
     ///
     /// # Errors
     /// A network that is not covered; weights of another network; too little memory.
-    pub fn new(machine: Rc<dyn Machine>, evaluation: &Evaluation, model: &SiT, weights: &Tensors) -> Result<Self> {
+    pub fn new(machine: Arc<dyn Machine>, evaluation: &Evaluation, model: &SiT, weights: &Tensors) -> Result<Self> {
         let layout = evaluation.layout()?;
         let base = machine.allocate(evaluation.memory()?)?;
         let space = Space::new(evaluation, &layout, &mut Arena::at(base))?;

@@ -22,7 +22,7 @@ use erw_gpu::kernels::embedding::{self, AddPositions, Image};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Form, Matmul, Program, Type};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 const TY: Type = Type::F32;
 
@@ -306,7 +306,7 @@ impl Space {
 
 /// A vision transformer in the memory of a machine.
 pub struct VitOnGpu {
-    machine: Rc<dyn Machine>,
+    machine: Arc<dyn Machine>,
     space: Space,
     /// By the number of images: the last batch may be smaller.
     programs: BTreeMap<usize, Program>,
@@ -319,7 +319,7 @@ impl VitOnGpu {
     /// # Errors
     /// A transformer that is not covered; weights of another one; too little memory.
     pub fn new(
-        machine: Rc<dyn Machine>,
+        machine: Arc<dyn Machine>,
         evaluation: &VitEvaluation,
         tensors: &Tensors,
         positions: &Tensor,
@@ -333,25 +333,30 @@ impl VitOnGpu {
         Ok(Self { machine, space, programs: BTreeMap::new() })
     }
 
-    /// All tokens f32 `[n, prefix + T, D]`, on the CPU, of normalised images `[n, 3, S, S]`.
+    /// All tokens f32 `[n, prefix + T, D]`, on the CPU, of normalised images `[n, 3, S, S]`: a batch
+    /// at a time, any number of images.
     ///
     /// # Errors
-    /// Images of another size, or more than the batch.
+    /// Images of another size.
     pub fn encode(&mut self, images: &Tensor) -> Result<Tensor> {
         let (evaluation, image) = (&self.space.evaluation, self.space.evaluation.image());
-        let batch = images.dims().first().copied().unwrap_or(0);
-        if images.dims() != [batch, 3, image.side, image.side] || batch == 0 || batch > image.samples {
-            let most = [image.samples, 3, image.side, image.side];
-            bail!("the tokens of images {:?}, where memory is for {most:?}", images.dims());
+        let count = images.dims().first().copied().unwrap_or(0);
+        if images.dims() != [count, 3, image.side, image.side] || count == 0 {
+            let side = image.side;
+            bail!("the tokens of images {:?}, where memory is for {side} x {side} pixels", images.dims());
         }
-        let dims = [batch, evaluation.tokens(), evaluation.config.dim];
-        if !self.programs.contains_key(&batch) {
-            self.programs.insert(batch, self.space.program(batch)?);
+        let dims = [count, evaluation.tokens(), evaluation.config.dim];
+        let of_image = evaluation.tokens() * evaluation.config.dim;
+        let mut tokens = vec![0f32; count * of_image];
+        for (i, part) in tokens.chunks_mut(image.samples * of_image).enumerate() {
+            let batch = part.len() / of_image;
+            if !self.programs.contains_key(&batch) {
+                self.programs.insert(batch, self.space.program(batch)?);
+            }
+            host::write_tensor(&*self.machine, self.space.images, &images.narrow(0, i * image.samples, batch)?)?;
+            self.machine.run(&self.programs[&batch])?;
+            self.machine.read(self.space.out, bytemuck::cast_slice_mut(part))?;
         }
-        host::write_tensor(&*self.machine, self.space.images, images)?;
-        self.machine.run(&self.programs[&batch])?;
-        let mut tokens = vec![0f32; dims.iter().product()];
-        self.machine.read(self.space.out, bytemuck::cast_slice_mut(&mut tokens))?;
         Tensor::from_vec(tokens, &dims, &Device::Cpu)
     }
 }

@@ -6,6 +6,7 @@
 //! backward pass and silently cut the gradient, so nothing here calls them. This file does not know
 //! models.
 
+pub mod elsewhere;
 pub mod params;
 pub mod precision;
 pub mod unfused;

@@ -2,8 +2,8 @@
 //! packed array. An interrupted stage resumes after the last complete shard.
 
 use super::pack::Pack;
-use super::patch_tokens::PatchTokens;
 use crate::support::facts;
+use crate::support::frozen_networks::feature_encoder;
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::{DType, Tensor};
 use erw_base::error::{Error, Result};
@@ -85,17 +85,17 @@ fn run(attempt: &Attempt) -> Result<()> {
     let images = ImageSet::open(attempt.input("images")?)?;
     let dir = attempt.input("encoder")?;
     let (tokens, dim) = read_config(&dir.join(CONFIG_FILE))?.shape(images.height())?;
-    let mut encoder = PatchTokens::open(attempt, dir, images.height(), batch.max(1), &device)?;
+    let encoder = feature_encoder(attempt, dir, images.height(), batch.max(1), &device)?;
     let rows = (SHARD_BYTES / (tokens * dim * dtype.size_in_bytes())).max(1);
 
     let labels = labels_digest(&images.labels());
     let meta = json!({"tokens": tokens, "dim": dim, "dtype": stored.name(), "labels": labels});
     let pack = Pack { output: "features", rows_per_shard: rows, total: images.len(), batch };
     pack.fill(attempt, &meta, |ids| {
-        let (tokens, class) = encoder.of(&images.batch(&ids.collect::<Vec<_>>(), &device)?)?;
-        let mut rows = Tensors::from([(TOKENS.into(), to_stored(&tokens, stored)?)]);
+        let outputs = encoder.outputs(&images.batch(&ids.collect::<Vec<_>>(), &device)?, &[])?;
+        let mut rows = Tensors::from([(TOKENS.into(), to_stored(&outputs.tokens, stored)?)]);
         if with_class {
-            let class = class.ok_or_else(|| Error::stage("the encoder has no class token"))?;
+            let class = outputs.class_token.ok_or_else(|| Error::stage("the encoder has no class token"))?;
             rows.insert(CLASS_TOKEN.into(), to_stored(&class, stored)?);
         }
         Ok(rows)

@@ -6,5 +6,4 @@ pub mod import_features;
 pub mod import_latents;
 pub mod latents;
 pub mod pack;
-mod patch_tokens;
 pub mod weights;

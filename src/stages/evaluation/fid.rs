@@ -56,7 +56,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let p: Params = attempt.params()?;
     let metrics = metric_names::parse(&p.metrics)?;
     let device = device(attempt.device())?;
-    let comparison = Comparison::open(attempt, p.mode, &metrics, &device)?;
+    let comparison = Comparison::open(attempt, p.mode, &metrics, attempt.operation::<Walk>()?.batch, &device)?;
     let settings = Settings {
         mode: comparison.seen.as_ref().and_then(|seen| seen.mode),
         inception: comparison.is_inception(),

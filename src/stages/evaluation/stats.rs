@@ -7,6 +7,7 @@ use super::images::open_images::{self, caution, check_size};
 use super::images::provenance::{self, Extractor, FEATURES_FILE, FORMAT, POOL, Provenance};
 use super::images::warnings::lacking;
 use crate::support::files::{NOTE_FILE, create_dir, write_json};
+use crate::support::frozen_networks::feature_network;
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::{Walk, device};
 use erw_base::error::{Error, Result};
@@ -19,7 +20,6 @@ use erw_ml::evaluation::side_statistics::SideStatistics;
 use erw_ml::formats::NpzFile;
 use erw_ml::metrics::gaussian::{Gaussian, POOLED, SPATIAL, STATS_FILE};
 use erw_ml::models::feature_network::mode::Mode;
-use erw_ml::models::feature_network::open::open_feature_network;
 use erw_ml::nn::params::{self, Tensors};
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
@@ -70,7 +70,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     lacking(IMAGES, &left_out).iter().for_each(|text| attempt.log(&format!("warning: {text}")));
     let dir = attempt.input("network")?;
-    let network = open_feature_network(dir, p.mode, &device)?;
+    let network = feature_network(attempt, dir, p.mode, o.batch, &device)?;
     // The sizes of files are known when they are read: the pass checks each.
     let place = p.source.map_or_else(|| "input `images`".into(), |source| source.display().to_string());
     check_size(&origin.pictures, network.size()).map_err(|e| e.within(&place))?;

@@ -3,6 +3,7 @@
 
 use super::velocity::Velocity;
 use crate::support::files::{create_dir, read_json, write_json};
+use crate::support::frozen_networks::decoder;
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
 use crate::support::trained_on::{check_classes, check_scale, note_of, other_scale};
@@ -238,7 +239,7 @@ struct Generator {
     vae: AutoencoderKl,
     sampler: SamplerConfig,
     classes: Vec<String>,
-    /// Of the autoencoder.
+    /// Of latents for the decoder.
     device: Device,
 }
 
@@ -268,7 +269,7 @@ impl Generator {
             (Some(n), _) => n.path,
             (None, path) => path.unwrap_or(NoisePath::Linear),
         };
-        let vae = AutoencoderKl::load(attempt.input("vae")?, &device)?;
+        let (vae, device) = decoder(attempt, attempt.input("vae")?, [config.input_size; 2], &device)?;
         if let Some(note) = &note {
             check_scale(note, &vae.config().scale()?, "the decoder")?;
         }

@@ -4,6 +4,7 @@
 
 use crate::support::card;
 use crate::support::ema_files;
+use crate::support::frozen_networks::not_covered;
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::Result;
 use erw_ml::gpu::product_type;
@@ -41,10 +42,7 @@ impl Velocity {
                 Some(card::open(attempt, &format!("network `{slot}`"), memory, evaluation.ty, hint)?)
             }
             Err(e) => {
-                attempt.log(&format!(
-                    "{e} is not covered by erw's GPU kernels: the network runs by candle's operations, which take \
-                     several times as long and more memory"
-                ));
+                attempt.log(&not_covered(&e, "the network"));
                 None
             }
         };

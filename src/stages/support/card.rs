@@ -8,19 +8,20 @@ use erw_gpu::machine::{Link, Machine};
 use erw_gpu::program::Type;
 use erw_runner::kind::attempt::Attempt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Opens the device `cuda:N` of this attempt for `guest` (as in "the training"), which takes `memory`
 /// bytes, said in the log, and products of type `ty`. `hint` says what makes it take less.
 ///
 /// # Errors
 /// No such GPU, one with too little memory, or one that computes products wrongly.
-pub fn open(attempt: &Attempt, guest: &str, memory: usize, ty: Type, hint: &str) -> Result<Rc<dyn Machine>> {
+pub fn open(attempt: &Attempt, guest: &str, memory: usize, ty: Type, hint: &str) -> Result<Arc<dyn Machine>> {
     Ok(card(attempt, guest, memory, ty, hint, false)?.machine)
 }
 
 /// A GPU, and the way to those of the other ranks, if there are any.
 pub struct Opened {
-    pub machine: Rc<dyn Machine>,
+    pub machine: Arc<dyn Machine>,
     pub link: Option<Rc<dyn Link>>,
 }
 
@@ -50,7 +51,7 @@ fn card(attempt: &Attempt, guest: &str, memory: usize, ty: Type, hint: &str, lin
     }
     erw_gpu::self_check::check_products(&card, ty)?;
     let link = if linked { Some(link(attempt, &card)?) } else { None };
-    Ok(Opened { machine: Rc::new(card), link })
+    Ok(Opened { machine: Arc::new(card), link })
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -1,10 +1,11 @@
-//! Helpers shared by stages: parameters and devices, GPUs for erw's own kernels, facts for manifests, files of artifacts, the
-//! artifact of a trained SiT.
+//! Helpers shared by stages: parameters and devices, GPUs and frozen networks on them, facts for
+//! manifests, files of artifacts, the artifact of a trained SiT.
 
 pub mod card;
 pub mod ema_files;
 pub mod facts;
 pub mod files;
+pub mod frozen_networks;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 #[cfg(feature = "nccl")]

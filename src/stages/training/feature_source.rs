@@ -1,12 +1,14 @@
 //! The parameter `features` of `warmup` and `train`: the inputs from which a training gets its
 //! features.
 
+use crate::support::frozen_networks::planned_encoder;
 use crate::support::same_images::unpaired;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::data::images::ImageSet;
 use erw_ml::data::latents::Latents;
 use erw_ml::data::packed::Packed;
+use erw_ml::gpu::encoder::TransformerPlan;
 use erw_ml::models::encoder::Encoder;
 use erw_ml::train::sit::features::Features;
 use erw_runner::kind::attempt::Attempt;
@@ -96,6 +98,20 @@ pub fn open(attempt: &Attempt, mode: Mode, latents: &Latents, device: &Device) -
             Features::online(latents, &format!("input `{IMAGES}`"), images, encoders).map_err(unpaired)
         }
     }
+}
+
+/// The encoders of features that are computed while training, for images of a micro-batch, before
+/// they are on a GPU.
+///
+/// # Errors
+/// An encoder that cannot be read.
+pub fn planned_encoders(
+    attempt: &Attempt,
+    features: &Features,
+    micro_batch: usize,
+) -> Result<Vec<(Encoder, TransformerPlan)>> {
+    let Features::Online(images, _) = features else { return Ok(vec![]) };
+    attempt.inputs(ENCODER).into_iter().map(|dir| planned_encoder(dir, images.height(), micro_batch)).collect()
 }
 
 #[cfg(test)]

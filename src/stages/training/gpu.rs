@@ -1,13 +1,16 @@
 //! How a SiT is trained on a GPU: by the kernels of `erw-gpu`, or by candle's operations where those
 //! do not cover a setting. What is chosen is a line in the log.
 
+use super::feature_source::planned_encoders;
 use crate::support::card::{self, Opened};
+use crate::support::frozen_networks::not_covered;
 use candle_core::Device;
 use erw_base::error::Result;
 use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::precision::Precision;
 use erw_ml::train::config::FitConfig;
+use erw_ml::train::sit::features::Features;
 use erw_runner::kind::attempt::Attempt;
 
 /// What the GPU's programs need to know of a training. `micro_batch` is in samples.
@@ -33,25 +36,44 @@ pub fn recipe(
 }
 
 /// The GPU for this training; `None` if it runs on the CPU or by candle's operations. `uncovered`
-/// names a setting that only those cover.
+/// names a setting that only those cover. Encoders that compute features while training move to the
+/// GPU, too.
 ///
 /// # Errors
 /// No such GPU, or one with too little memory.
-pub fn open(attempt: &Attempt, device: &Device, recipe: &Recipe, uncovered: Option<&str>) -> Result<Option<Opened>> {
+pub fn open(
+    attempt: &Attempt,
+    device: &Device,
+    recipe: &Recipe,
+    uncovered: Option<&str>,
+    features: &mut Features,
+) -> Result<Option<Opened>> {
     if device.is_cpu() {
         return Ok(None);
     }
     let unfit = recipe.check().err().map(|e| e.to_string());
     if let Some(setting) = uncovered.map(|name| format!("`{name}`")).or(unfit) {
-        attempt.log(&format!(
-            "{setting} is not covered by erw's GPU kernels: this training runs by candle's operations, which take \
-             several times as long and more memory"
-        ));
+        attempt.log(&not_covered(&setting, "this training"));
         return Ok(None);
     }
-    let memory = erw_ml::train::sit::gpu::memory(recipe)?;
+    let mut memory = erw_ml::train::sit::gpu::memory(recipe)?;
+    let planned = planned_encoders(attempt, features, recipe.batch)?;
+    let (mut guest, mut encoders) = ("the training", vec![]);
+    for (i, (encoder, plan)) in planned.into_iter().enumerate() {
+        match plan.memory() {
+            Ok(more) => {
+                (memory, guest) = (memory + more, "the training with its encoders");
+                encoders.push((i, encoder, plan));
+            }
+            Err(e) => attempt.log(&not_covered(&e, "an encoder")),
+        }
+    }
     let hint = "set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`";
-    card::open_linked(attempt, "the training", memory, recipe.ty, hint).map(Some)
+    let opened = card::open_linked(attempt, guest, memory, recipe.ty, hint)?;
+    for (i, encoder, plan) in encoders {
+        features.replace_encoder(i, encoder.computed_by(plan.on(opened.machine.clone())?));
+    }
+    Ok(Some(opened))
 }
 
 /// Where the parameters and the network for initial values are: with a GPU of its own memory, on

@@ -305,7 +305,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let (phase, schedule) = (&p.phase, p.schedule()?);
     let device = device(attempt.device())?;
     let mode = (schedule != Schedule::None).then_some(phase.features);
-    let examples = dataset::open(attempt, mode, phase.flip, &device)?;
+    let mut examples = dataset::open(attempt, mode, phase.flip, &device)?;
     let config = dataset::network(&examples, mode, &p.architecture, p.depths()?)?;
     let resolved = p.resolved()?;
     for (name, value) in &resolved {
@@ -315,7 +315,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dispersion = p.dispersion()?;
     let recipe =
         gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison.spatial_norm())?;
-    let gpu = gpu::open(attempt, &device, &recipe, p.uncovered()?)?;
+    let gpu = gpu::open(attempt, &device, &recipe, p.uncovered()?, &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
     let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;

@@ -13,6 +13,7 @@ use crate::data::resize::{Filter, center_square, resize};
 use crate::data::rgb::Rgb;
 use crate::models::feature_network::{FeatureNetwork, Outputs};
 use crate::models::vit::VitConfig;
+use crate::nn::elsewhere::Elsewhere;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::Module;
 use rayon::prelude::*;
@@ -62,6 +63,26 @@ impl Embedder {
         Ok(Self { name: name(&encoder.config), preparation, side, positions, encoder })
     }
 
+    /// As [`Encoder::computed_by`].
+    pub fn computed_by(self, transformer: Elsewhere) -> Self {
+        Self { encoder: self.encoder.computed_by(transformer), ..self }
+    }
+
+    /// The transformer's configuration, with the grid of its table.
+    pub(crate) fn transformer(&self) -> &VitConfig {
+        self.encoder.transformer()
+    }
+
+    /// Patches along a side.
+    pub(crate) fn grid(&self) -> usize {
+        self.side / self.transformer().patch_size
+    }
+
+    /// What is added to tokens for their place `[1, class + T, D]`.
+    pub(crate) fn positions(&self) -> &Tensor {
+        &self.positions
+    }
+
     /// u8 images `[n, 3, H, W]` to f32 `[n, 3, side, side]`, normalised.
     pub fn prepare(&self, images: &Tensor) -> Result<Tensor> {
         let [n, 3, height, width] = *images.dims() else {
@@ -85,7 +106,10 @@ impl Embedder {
     /// Prepared images f32 `[n, 3, side, side]` to vectors f32 `[n, dim]`.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let vit = &self.encoder.vit;
-        let tokens = vit.encode_at(&vit.embed(images)?, &self.positions)?;
+        let tokens = match &self.encoder.transformer {
+            Some(transformer) => transformer.of(images)?,
+            None => vit.encode_at(&vit.embed(images)?, &self.positions)?,
+        };
         if !vit.config().class_token {
             return vit.patches_of(&tokens)?.mean(1);
         }

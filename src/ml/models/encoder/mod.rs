@@ -21,6 +21,7 @@ mod presets;
 mod resample;
 
 use super::vit::{Vit, VitConfig};
+use crate::nn::elsewhere::Elsewhere;
 use crate::nn::params::{self, Frozen, LoadReport, Tensors};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use config::EncoderConfig;
@@ -55,6 +56,8 @@ pub struct Encoder {
     head: Option<Head>,
     /// Position tables for the grids used so far.
     tables: Mutex<BTreeMap<usize, Tensor>>,
+    /// From prepared images to all tokens.
+    transformer: Option<Elsewhere>,
 }
 
 impl Encoder {
@@ -77,7 +80,13 @@ impl Encoder {
         let vb = frozen.builder(DType::F32, device);
         let head = width.map(|width| Head::new(&vit, width, vb.clone())).transpose()?;
         let vit = Vit::new(&vit, vb)?;
-        Ok(Self { config: config.clone(), vit, head, tables: Mutex::default() })
+        Ok(Self { config: config.clone(), vit, head, tables: Mutex::default(), transformer: None })
+    }
+
+    /// With a transformer that is computed elsewhere: from prepared images to all tokens, those in
+    /// front of the patches, too.
+    pub fn computed_by(self, transformer: Elsewhere) -> Self {
+        Self { transformer: Some(transformer), ..self }
     }
 
     /// See [`EncoderConfig::shape`].
@@ -93,13 +102,30 @@ impl Encoder {
     /// [`tokens`](Self::tokens), and the attention in these blocks, counted from 1.
     pub fn outputs(&self, images: &Tensor, blocks: &[usize]) -> Result<Outputs> {
         let input = self.config.prepare(images)?;
-        let positions = self.positions(input.dim(2)? / self.config.vit.patch_size)?;
-        let (all, attention) = self.vit.encode_attending(&self.vit.embed(&input)?, &positions, blocks)?;
+        let (all, attention) = match &self.transformer {
+            Some(_) if !blocks.is_empty() => bail!("the attention of an encoder that is computed elsewhere"),
+            Some(transformer) => (transformer.of(&input)?, vec![]),
+            None => {
+                let positions = self.positions(input.dim(2)? / self.config.vit.patch_size)?;
+                self.vit.encode_attending(&self.vit.embed(&input)?, &positions, blocks)?
+            }
+        };
         let class_token = self.config.vit.class_token.then(|| all.narrow(1, 0, 1)?.squeeze(1));
         Ok(Outputs { tokens: self.vit.patches_of(&all)?, class_token: class_token.transpose()?, attention })
     }
 
-    fn positions(&self, grid: usize) -> Result<Tensor> {
+    /// The transformer's configuration, with the grid of its table.
+    pub(crate) fn transformer(&self) -> &VitConfig {
+        self.vit.config()
+    }
+
+    /// Patches along a side of images of this side.
+    pub(crate) fn grid(&self, side: usize) -> Result<usize> {
+        Ok(self.config.input_side(side)? / self.config.vit.patch_size)
+    }
+
+    /// What is added to tokens for their place `[1, class + T, D]`.
+    pub(crate) fn positions(&self, grid: usize) -> Result<Tensor> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.get(&grid) {
             return Ok(table.clone());
@@ -115,7 +141,7 @@ impl Encoder {
 ///
 /// # Errors
 /// See [`Encoder::new`].
-pub(crate) fn checked(config: &EncoderConfig, tensors: Tensors) -> Result<(VitConfig, Tensors)> {
+fn checked(config: &EncoderConfig, tensors: Tensors) -> Result<(VitConfig, Tensors)> {
     let (vit, tensors) = fitted(config, tensors)?;
     let faults = report(&vit, &tensors)?.faults();
     if !faults.is_empty() {

@@ -16,6 +16,7 @@ pub use names::{LANDMARKS, adopt};
 
 use crate::kernels::conv::Conv2d;
 use crate::kernels::group_norm::GroupNorm;
+use crate::nn::elsewhere::Elsewhere;
 use crate::nn::params::{self, Frozen};
 use blocks::{Level, Middle, conv1x1, conv3x3, norm_silu};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
@@ -124,6 +125,8 @@ pub struct AutoencoderKl {
     pub(crate) decoder: Decoder,
     pub(crate) quant: Option<Conv2d>,
     pub(crate) post_quant: Option<Conv2d>,
+    moments: Option<Elsewhere>,
+    images: Option<Elsewhere>,
 }
 
 impl AutoencoderKl {
@@ -140,7 +143,19 @@ impl AutoencoderKl {
             decoder: Decoder::new(cfg, vb.pp("decoder"))?,
             quant: pointwise(cfg.use_quant_conv, 2 * c, "quant_conv")?,
             post_quant: pointwise(cfg.use_post_quant_conv, c, "post_quant_conv")?,
+            moments: None,
+            images: None,
         })
+    }
+
+    /// With an encoder that is computed elsewhere: from images to moments.
+    pub fn encoded_by(self, moments: Elsewhere) -> Self {
+        Self { moments: Some(moments), ..self }
+    }
+
+    /// With a decoder that is computed elsewhere: from latents to images.
+    pub fn decoded_by(self, images: Elsewhere) -> Self {
+        Self { images: Some(images), ..self }
     }
 
     /// Reads `config.json` and the weights in `dir`, a `vae` artifact or a diffusers folder.
@@ -173,6 +188,9 @@ impl AutoencoderKl {
         if h % f != 0 || w % f != 0 {
             bail!("images of {h}x{w} are not a multiple of the VAE's downsampling of {f}");
         }
+        if let Some(moments) = &self.moments {
+            return Posterior::from_moments(&moments.of(x)?);
+        }
         let moments = self.encoder.forward(x)?;
         Posterior::from_moments(&match &self.quant {
             Some(q) => q.forward(&moments)?,
@@ -183,9 +201,10 @@ impl AutoencoderKl {
     /// Unscaled latents `[n, c, h, w]` to images `[n, 3, f h, f w]`, roughly in [-1, 1] but not
     /// clamped.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
-        match &self.post_quant {
-            Some(q) => self.decoder.forward(&q.forward(z)?),
-            None => self.decoder.forward(z),
+        match (&self.images, &self.post_quant) {
+            (Some(images), _) => images.of(z),
+            (None, Some(q)) => self.decoder.forward(&q.forward(z)?),
+            (None, None) => self.decoder.forward(z),
         }
     }
 }

@@ -60,6 +60,15 @@ impl Features {
         Ok(Self::Online(Box::new(images), encoders))
     }
 
+    /// Puts another encoder in the place of this one, as the same encoder on another device.
+    pub fn replace_encoder(&mut self, encoder: usize, by: Encoder) {
+        if let Self::Online(_, encoders) = self
+            && let Some(place) = encoders.get_mut(encoder)
+        {
+            *place = by;
+        }
+    }
+
     /// Number of encoders.
     pub fn encoders(&self) -> usize {
         match self {
@@ -122,12 +131,17 @@ impl Features {
         if flipped.contains(&true) {
             pixels = mirror(&pixels, flipped)?;
         }
-        let detached = |o: Outputs| Outputs {
-            tokens: o.tokens.detach(),
-            class_token: o.class_token.map(|t| t.detach()),
-            attention: o.attention.iter().map(Tensor::detach).collect(),
+        // An encoder may be computed elsewhere than the training.
+        let detached = |tensor: &Tensor| tensor.detach().to_device(device);
+        let outputs = |encoder: &Encoder| {
+            let Outputs { tokens, class_token, attention } = encoder.outputs(&pixels, blocks)?;
+            Ok(Outputs {
+                tokens: detached(&tokens)?,
+                class_token: class_token.as_ref().map(detached).transpose()?,
+                attention: attention.iter().map(detached).collect::<Result<_>>()?,
+            })
         };
-        encoders.iter().map(|e| Ok(detached(e.outputs(&pixels, blocks)?))).collect()
+        encoders.iter().map(outputs).collect()
     }
 }
 

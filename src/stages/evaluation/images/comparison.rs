@@ -5,6 +5,7 @@
 use super::open_images::check_size;
 use super::provenance::Extractor;
 use super::side::{Side, Statistics};
+use crate::support::frozen_networks::feature_network;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::evaluation::metric::{Metric, Needs};
@@ -12,7 +13,6 @@ use erw_ml::metrics::bounds::Requirements;
 use erw_ml::metrics::gaussian::{POOLED, SPATIAL};
 use erw_ml::models::feature_network::FeatureNetwork;
 use erw_ml::models::feature_network::mode::Mode;
-use erw_ml::models::feature_network::open::open_feature_network;
 use erw_runner::kind::attempt::Attempt;
 
 /// Length of Inception's pooled features. Published statistics of this length are assumed to be
@@ -43,16 +43,22 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Opens both sides and the network.
+    /// Opens both sides and the network, for batches of `batch` images.
     ///
     /// # Errors
     /// If the sides are not comparable, or do not support one of the metrics.
-    pub fn open(attempt: &Attempt, mode: Option<Mode>, metrics: &[Metric], device: &Device) -> Result<Self> {
+    pub fn open(
+        attempt: &Attempt,
+        mode: Option<Mode>,
+        metrics: &[Metric],
+        batch: usize,
+        device: &Device,
+    ) -> Result<Self> {
         let given = |slot: &str| Side::open(attempt.input(slot)?).map_err(|e| e.context(format!("input `{slot}`")));
         let (samples, reference) = (given(SAMPLES)?, given(REFERENCE)?);
         let is_same = attempt.input(SAMPLES)? == attempt.input(REFERENCE)? || samples.is_of_images_of(&reference);
         let dir = attempt.optional_input(NETWORK);
-        let network = dir.map(|dir| open_feature_network(dir, mode, device)).transpose()?;
+        let network = dir.map(|dir| feature_network(attempt, dir, mode, batch, device)).transpose()?;
         let seen = match (&network, dir) {
             (Some(network), Some(dir)) => Some(Extractor::by(&**network, dir)?),
             _ => [&samples, &reference].into_iter().find_map(|side| Some(side.note()?.seen.clone())),

@@ -1,0 +1,146 @@
+//! Where frozen networks are computed: on a GPU by erw's own kernels, or by candle's operations on
+//! the CPU and where the kernels do not cover a network. What is chosen on a GPU is a line in the log.
+//!
+//! Does not know what networks are for.
+
+use super::card;
+use candle_core::Device;
+use erw_base::error::Result;
+use erw_gpu::machine::Machine;
+use erw_gpu::program::Type;
+use erw_ml::gpu::encoder::TransformerPlan;
+use erw_ml::gpu::feature_maps::Plan;
+use erw_ml::gpu::inception::{self, InceptionOnGpu};
+use erw_ml::gpu::vae;
+use erw_ml::models::encoder::{Encoder, WEIGHTS_FILE};
+use erw_ml::models::feature_network::FeatureNetwork;
+use erw_ml::models::feature_network::mode::Mode;
+use erw_ml::models::feature_network::open::{Opened, open_feature_network, open_kind};
+use erw_ml::models::inception::SIDE;
+use erw_ml::models::vae::AutoencoderKl;
+use erw_ml::nn::elsewhere::Elsewhere;
+use erw_ml::nn::params;
+use erw_runner::kind::attempt::Attempt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Images that pass through an autoencoder at a time. Sixteen of 256 pixels fill a GPU; more would only
+/// take more memory.
+const TOGETHER: usize = 16;
+
+/// The GPU for `guest` (as in "the decoder") if the kernels cover it. `memory` is what it takes, or
+/// why they do not; then the log says so.
+fn machine(attempt: &Attempt, guest: &str, memory: candle_core::Result<usize>) -> Result<Option<Arc<dyn Machine>>> {
+    match memory {
+        Ok(memory) => card::open(attempt, guest, memory, Type::F32, "set a smaller `operation.batch`").map(Some),
+        Err(e) => {
+            attempt.log(&not_covered(&e, guest));
+            Ok(None)
+        }
+    }
+}
+
+/// The line that says so.
+pub fn not_covered(why: &dyn std::fmt::Display, guest: &str) -> String {
+    format!(
+        "{why} is not covered by erw's GPU kernels: {guest} runs by candle's operations, which take several times as \
+         long and more memory"
+    )
+}
+
+/// The autoencoder in `dir`, to decode latents of `size` (height and width), and the device of latents.
+///
+/// # Errors
+/// Not an autoencoder; a GPU that cannot be used, or with too little memory.
+pub fn decoder(attempt: &Attempt, dir: &Path, size: [usize; 2], device: &Device) -> Result<(AutoencoderKl, Device)> {
+    autoencoder(attempt, (dir, size), device, "the decoder", vae::decoder, AutoencoderKl::decoded_by)
+}
+
+/// The autoencoder in `dir`, to encode images of `size` (height and width), and the device of images.
+///
+/// # Errors
+/// As [`decoder`].
+pub fn encoder(attempt: &Attempt, dir: &Path, size: [usize; 2], device: &Device) -> Result<(AutoencoderKl, Device)> {
+    autoencoder(attempt, (dir, size), device, "the encoder", vae::encoder, AutoencoderKl::encoded_by)
+}
+
+fn autoencoder(
+    attempt: &Attempt,
+    (dir, size): (&Path, [usize; 2]),
+    device: &Device,
+    guest: &str,
+    plan: fn(&AutoencoderKl, [usize; 2], usize, Type) -> Plan<'_>,
+    computed_by: fn(AutoencoderKl, Elsewhere) -> AutoencoderKl,
+) -> Result<(AutoencoderKl, Device)> {
+    let vae = AutoencoderKl::load(dir, &Device::Cpu)?;
+    if device.is_cpu() {
+        return Ok((vae, Device::Cpu));
+    }
+    let part = {
+        let plan = plan(&vae, size, TOGETHER, Type::F32);
+        machine(attempt, guest, plan.memory())?.map(|machine| plan.on(machine)).transpose()?
+    };
+    Ok(match part {
+        Some(part) => (computed_by(vae, part.elsewhere()), Device::Cpu),
+        None => (AutoencoderKl::load(dir, device)?, device.clone()),
+    })
+}
+
+/// The encoder of features in `dir`, for batches of `batch` images of side `side`. Images are prepared on
+/// the device on which they are.
+///
+/// # Errors
+/// Not an encoder, or one that does not take such images; a GPU that cannot be used, or with too
+/// little memory.
+pub fn feature_encoder(attempt: &Attempt, dir: &Path, side: usize, batch: usize, device: &Device) -> Result<Encoder> {
+    if !device.is_cpu() {
+        let (encoder, plan) = planned_encoder(dir, side, batch)?;
+        if let Some(machine) = machine(attempt, "the encoder", plan.memory())? {
+            return Ok(encoder.computed_by(plan.on(machine)?));
+        }
+    }
+    Ok(Encoder::open(dir, device)?)
+}
+
+/// An encoder on the CPU, and what its transformer is on a GPU.
+///
+/// # Errors
+/// Not an encoder, or one that does not take such images.
+pub fn planned_encoder(dir: &Path, side: usize, batch: usize) -> Result<(Encoder, TransformerPlan)> {
+    let (encoder, tensors) = (Encoder::open(dir, &Device::Cpu)?, params::load(&dir.join(WEIGHTS_FILE), &Device::Cpu)?);
+    let plan = TransformerPlan::of_encoder(&encoder, tensors, side, batch)?;
+    Ok((encoder, plan))
+}
+
+/// The feature network in `dir` for batches of `batch` images, with `mode` as
+/// [`open_kind`] takes it. Images are prepared on the device on which they are.
+///
+/// # Errors
+/// Not a feature network; a GPU that cannot be used, or with too little memory.
+pub fn feature_network(
+    attempt: &Attempt,
+    dir: &Path,
+    mode: Option<Mode>,
+    batch: usize,
+    device: &Device,
+) -> Result<Box<dyn FeatureNetwork>> {
+    let guest = "the network";
+    match open_kind(dir, mode, &Device::Cpu)? {
+        _ if device.is_cpu() => {}
+        Opened::Inception(network) => {
+            let memory = inception::plan(&network, SIDE, batch).memory();
+            if let Some(machine) = machine(attempt, guest, memory)? {
+                return Ok(Box::new(InceptionOnGpu::new(machine, &network, batch)?));
+            }
+        }
+        Opened::Embedder(network) => {
+            let tensors = params::load(&dir.join(WEIGHTS_FILE), &Device::Cpu)?;
+            let plan = TransformerPlan::of_embedder(&network, tensors, batch);
+            if let Some(machine) = machine(attempt, guest, plan.memory())? {
+                return Ok(Box::new(network.computed_by(plan.on(machine)?)));
+            }
+        }
+        Opened::Classifier(_) => attempt.log(&not_covered(&"a classifier", guest)),
+    }
+    Ok(open_feature_network(dir, mode, device)?)
+}
