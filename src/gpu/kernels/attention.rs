@@ -1,12 +1,13 @@
-//! Launches of `attention.cu`.
+//! Launches of `attention.cu` and `attention_f32.cu`.
 
 use crate::program::{Address, Argument, Launch, Type};
 use candle_core::{Result, bail};
 
 /// Rows and columns of a tile, as in `attention.cu`.
 const TILE: usize = 64;
-/// Threads of a block.
+/// Threads of a block of `attention.cu`, and of `attention_f32.cu`.
 const THREADS: u32 = 128;
+const THREADS_F32: u32 = 256;
 /// Rows of a block of the plain kernels, which give a warp to each.
 const PLAIN_ROWS: usize = 4;
 /// The largest head of the plain kernels.
@@ -14,13 +15,45 @@ const MAX_HEAD_DIM: usize = 256;
 /// The longest second edge of a grid.
 const MAX_GRID_Y: usize = 65_535;
 
+/// Log-sums and deltas of the queries of a tile, in shared memory.
+const SUMS: usize = 2 * TILE * 4;
+
+/// How it is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    TensorCores,
+    TilesF32,
+    Plain,
+}
+
+/// What a kernel computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    Delta,
+    KeysBackward,
+    QueriesBackward,
+}
+
+impl Pass {
+    /// The name in those of kernels.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Delta => "delta",
+            Self::KeysBackward => "dkdv",
+            Self::QueriesBackward => "dq",
+        }
+    }
+}
+
 /// Attention of every token to every token of its sample, for `heads` heads:
 /// `softmax(q k^T / sqrt(head_dim)) v`.
 ///
-/// Half types with heads of 64 or 72 numbers take tensor cores; other types and heads of up to 256
-/// numbers take plain kernels, which are slow. Both take any number of tokens. The tensor-core
-/// kernels ask for addresses that are multiples of 16. Heads of 72 need more than 48 KiB of
-/// shared memory in the backward pass, which a card gives only where it is asked for.
+/// Heads of 64 or 72 numbers are computed by tiles, of half types on tensor cores; other heads, of up
+/// to 256 numbers, take plain kernels, which are slow. All take any number of tokens. Tiles ask for
+/// addresses that are multiples of 16, and for up to 96 KiB of shared memory; more than 48 KiB a
+/// card gives only where it is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
     /// `[batch, tokens, 3, heads, head_dim]` in `ty`: queries, keys and values as their product
@@ -51,7 +84,7 @@ impl Attention {
     pub fn forward(&self) -> Result<Launch> {
         self.check(&[("qkv", self.qkv), ("out", self.out)])?;
         let pointers = [self.qkv, self.out, self.log_sums];
-        Ok(self.launch("forward", 3, &pointers, &[self.scale_log2()]))
+        Ok(self.launch(Pass::Forward, &pointers, &[self.scale_log2()]))
     }
 
     /// Three launches, in this order: the sums `delta`, then the gradients of keys and values, then
@@ -75,49 +108,83 @@ impl Attention {
         let scales = [self.scale_log2(), self.scale() as f32];
         Ok([
             self.delta(dout, delta),
-            self.launch("dkdv", 5, &pointers, &scales),
-            self.launch("dq", 5, &pointers, &scales),
+            self.launch(Pass::KeysBackward, &pointers, &scales),
+            self.launch(Pass::QueriesBackward, &pointers, &scales),
         ])
     }
 
     fn delta(&self, dout: Address, delta: Address) -> Launch {
-        let mut launch = self.launch("delta", 0, &[self.out, dout, delta], &[]);
-        if self.tiled() {
+        let pointers = [self.out, dout, delta];
+        match self.version() {
             // 8 lanes a row, a line of blocks a sample.
-            let blocks = (self.tokens * self.heads).div_ceil(THREADS as usize / 8);
-            launch.grid = [blocks as u32, self.batch as u32];
+            Version::TensorCores => {
+                let blocks = (self.tokens * self.heads).div_ceil(THREADS as usize / 8);
+                let launch = self.launch(Pass::Delta, &pointers, &[]);
+                Launch { grid: [blocks as u32, self.batch as u32], ..launch }
+            }
+            Version::TilesF32 | Version::Plain => self.plain(Pass::Delta, &pointers, &[]),
         }
-        launch
     }
 
-    /// A kernel of this family with its pointers, shapes and scales; `tiles` in shared memory.
-    fn launch(&self, which: &str, tiles: usize, pointers: &[Address], scales: &[f32]) -> Launch {
-        let (d, ty) = (self.head_dim, self.ty.name());
-        let mut arguments: Vec<Argument> = pointers.iter().map(|p| (*p).into()).collect();
-        arguments.extend([self.tokens, self.heads].map(|n| Argument::Int(n as i32)));
-        let (kernel, rows, shared) = if self.tiled() {
+    /// A kernel of this family with its pointers, shapes and scales.
+    fn launch(&self, pass: Pass, pointers: &[Address], scales: &[f32]) -> Launch {
+        let (d, ty, which) = (self.head_dim, self.ty.name(), pass.name());
+        let (threads, shared) = match self.version() {
+            Version::Plain => return self.plain(pass, pointers, scales),
             // Rows padded to a multiple of 16 numbers, and 8 more against conflicts of banks. With
             // the five tiles of the backward pass lie the sums of 64 queries.
-            let tile = TILE * (d.next_multiple_of(16) + 8) * self.ty.size();
-            let sums = if which == "dkdv" { 2 * TILE * Type::F32.size() } else { 0 };
-            (format!("attention_{which}_{ty}_{d}"), TILE, tiles * tile + sums)
-        } else {
-            arguments.push(Argument::Int(d as i32));
-            (format!("attention_plain_{which}_{ty}"), PLAIN_ROWS, 0)
+            Version::TensorCores => {
+                let tile = TILE * (d.next_multiple_of(16) + 8) * self.ty.size();
+                let (tiles, sums) = match pass {
+                    Pass::Delta => (0, 0),
+                    Pass::Forward => (3, 0),
+                    Pass::KeysBackward => (5, SUMS),
+                    Pass::QueriesBackward => (5, 0),
+                };
+                (THREADS, tiles * tile + sums)
+            }
+            // Tiles of this padding, and one of 64 columns for what threads share.
+            Version::TilesF32 => {
+                let tile = |columns: usize| TILE * (columns + 4) * Type::F32.size();
+                let (tiles, sums) = match pass {
+                    Pass::Delta | Pass::Forward => (3, 0),
+                    Pass::KeysBackward => (4, SUMS),
+                    Pass::QueriesBackward => (4, 0),
+                };
+                (THREADS_F32, tiles * tile(d) + tile(TILE) + sums)
+            }
         };
-        arguments.extend(scales.iter().map(|s| Argument::Float(*s)));
         Launch {
-            kernel,
-            grid: [self.tokens.div_ceil(rows) as u32, (self.batch * self.heads) as u32],
-            threads: THREADS,
+            kernel: format!("attention_{which}_{ty}_{d}"),
+            grid: [self.tokens.div_ceil(TILE) as u32, (self.batch * self.heads) as u32],
+            threads,
             shared: shared as u32,
-            arguments,
+            arguments: self.arguments(pointers, &[self.tokens, self.heads], scales),
         }
     }
 
-    /// Whether there are tensor-core kernels for this.
-    fn tiled(&self) -> bool {
-        self.ty != Type::F32 && matches!(self.head_dim, 64 | 72)
+    fn plain(&self, pass: Pass, pointers: &[Address], scales: &[f32]) -> Launch {
+        Launch {
+            kernel: format!("attention_plain_{}_{}", pass.name(), self.ty.name()),
+            grid: [self.tokens.div_ceil(PLAIN_ROWS) as u32, (self.batch * self.heads) as u32],
+            threads: THREADS,
+            shared: 0,
+            arguments: self.arguments(pointers, &[self.tokens, self.heads, self.head_dim], scales),
+        }
+    }
+
+    fn arguments(&self, pointers: &[Address], sizes: &[usize], scales: &[f32]) -> Vec<Argument> {
+        let sizes = sizes.iter().map(|n| Argument::Int(*n as i32));
+        let scales = scales.iter().map(|s| Argument::Float(*s));
+        pointers.iter().map(|p| Argument::from(*p)).chain(sizes).chain(scales).collect()
+    }
+
+    fn version(&self) -> Version {
+        match (self.ty, self.head_dim) {
+            (Type::F32, 64 | 72) => Version::TilesF32,
+            (_, 64 | 72) => Version::TensorCores,
+            _ => Version::Plain,
+        }
     }
 
     fn scale(&self) -> f64 {
@@ -150,7 +217,7 @@ impl Attention {
             if *address == Address::NULL {
                 bail!("attention needs `{name}`");
             }
-            if self.tiled() && address.0 % 16 != 0 {
+            if self.version() != Version::Plain && address.0 % 16 != 0 {
                 bail!("attention needs `{name}` at a multiple of 16 bytes");
             }
         }
