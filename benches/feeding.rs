@@ -36,7 +36,7 @@ use erw::ml::train::with_batches;
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
 use serde_json::{Value, json};
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 const CASES: [&str; 4] = ["aligned-64", "aligned-256", "flipped-64", "flipped-256"];
@@ -110,7 +110,7 @@ fn measure(case: &str) -> Result<Value> {
 
 /// Does nothing but take bytes, as a card's page-locked memory does.
 #[derive(Default)]
-struct Idle(RefCell<Vec<u8>>);
+struct Idle(Mutex<Vec<u8>>);
 
 impl Machine for Idle {
     fn allocate(&self, _: usize) -> Result<Address> {
@@ -118,7 +118,7 @@ impl Machine for Idle {
     }
 
     fn write(&self, _: Address, bytes: &[u8]) -> Result<()> {
-        let mut staging = self.0.borrow_mut();
+        let mut staging = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for part in bytes.chunks(32 << 20) {
             if staging.len() < part.len() {
                 staging.resize(part.len(), 0);

@@ -8,10 +8,18 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
 
 use candle_core::{DType, Device, Result, Tensor};
+use erw::ml::gpu::feature_maps::Plan;
 use erw::ml::gpu::sit::Recipe;
 use erw::ml::gpu::velocity::{Evaluation, VelocityOnGpu};
+use erw::ml::gpu::vit::{VitEvaluation, VitOnGpu};
+use erw::ml::gpu::{inception, vae};
+use erw::ml::models::encoder::config::EncoderConfig;
+use erw::ml::models::feature_network::mode::Mode;
+use erw::ml::models::inception::{Inception, SIDE};
 use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
-use erw::ml::nn::params::ParamSet;
+use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
+use erw::ml::models::vit::{Vit, VitConfig};
+use erw::ml::nn::params::{self, ParamSet};
 use erw::ml::ranks::Ranks;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::config::FitConfig;
@@ -23,10 +31,10 @@ use erw_gpu::kernels::attention::Attention;
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Epilogue, Form, Matmul, Program, Type};
 use erw_gpu::self_check::check_products;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
-const PARTS: [&str; 6] = ["check", "ceilings", "products", "passes", "steps", "sampling"];
+const PARTS: [&str; 7] = ["check", "ceilings", "products", "passes", "steps", "sampling", "frozen"];
 const ROUNDS: usize = 5;
 
 fn main() {
@@ -42,7 +50,8 @@ fn main() {
             "products" => products(&card),
             "passes" => passes(&card),
             "steps" => steps(),
-            _ => sampling(),
+            "sampling" => sampling(),
+            _ => frozen(),
         };
         // What follows may still tell something.
         if let Err(e) = done {
@@ -154,8 +163,8 @@ fn products(card: &Card) -> Result<()> {
 
 /// Attention of XL/2 and B/2 with 64 samples.
 fn passes(card: &Card) -> Result<()> {
-    let ty = Type::Bf16;
-    for (name, heads, head_dim) in [("B/2", 12, 64), ("XL/2", 16, 72)] {
+    let sizes = [("B/2", 12, 64), ("XL/2", 16, 72)];
+    for (ty, (name, heads, head_dim)) in [Type::Bf16, Type::F32].into_iter().flat_map(|ty| sizes.map(|s| (ty, s))) {
         let (batch, tokens) = (64, 256);
         let row = heads * head_dim;
         let (rows, ends) = (batch * tokens, Type::F32);
@@ -177,7 +186,7 @@ fn passes(card: &Card) -> Result<()> {
         let flops = 4.0 * (batch * heads * tokens * tokens * head_dim) as f64;
         for (what, program, factor) in [("forward", forward, 1.0), ("backward", backward, 2.5)] {
             let ms = time(card, &program, 20)?;
-            println!("attention {name} {what}: {ms:.3} ms, {:.0} TFLOP/s", factor * flops / ms / 1e9);
+            println!("attention {name} {what} in {}: {ms:.3} ms, {:.0} TFLOP/s", ty.name(), factor * flops / ms / 1e9);
         }
     }
     Ok(())
@@ -223,28 +232,76 @@ fn sampling() -> Result<()> {
     Ok(())
 }
 
+/// Frozen networks in f32, and an autoencoder in bf16 too: images there and results back, as
+/// benches/pytorch/networks.py has them. GFLOP of an image as counted there.
+fn frozen() -> Result<()> {
+    println!("{:20} {:>6} {:>9} {:>9} {:>8} {:>8}", "network", "images", "ms", "images/s", "TFLOP/s", "told GB");
+    let cpu = &Device::Cpu;
+    let config = VaeConfig::rgb(&[128, 256, 512, 512], 2, 4, 32, true);
+    let (_, vb) = ParamSet::init(1, DType::F32, cpu);
+    let vae = AutoencoderKl::new(&config, vb)?;
+    let line = |name: &str, ty: Type, images: usize, gflop: f64, plan: &Plan, x: &[usize]| -> Result<()> {
+        let mut network = plan.on(Arc::new(Card::new(0)?))?;
+        let x = normal_rows(1, Purpose::Probe, 0, &(0..images as u64).collect::<Vec<_>>(), x, cpu)?;
+        let ms = median(|| network.run(&x).map(drop))?;
+        let name = format!("{name} {}", ty.name());
+        row(&name, images, ms, gflop, plan.memory()?);
+        Ok(())
+    };
+    for ty in [Type::F32, Type::Bf16] {
+        line("vae-encode", ty, 16, 272.7, &vae::encoder(&vae, [256, 256], 16, ty), &[3, 256, 256])?;
+        line("vae-decode", ty, 16, 622.2, &vae::decoder(&vae, [32, 32], 16, ty), &[4, 32, 32])?;
+    }
+    let (_, shapes) = params::census(|vb| Inception::new(Mode::Adm, vb))?;
+    // Variances of zero would be divided by.
+    let ones = shapes.into_iter().map(|(name, shape)| Ok((name, (Tensor::ones(shape, DType::F32, cpu)? * 0.01)?)));
+    let inception = Inception::from_tensors(Mode::Adm, ones.collect::<Result<_>>()?, cpu)?;
+    line("inception", Type::F32, 64, 11.43, &inception::plan(&inception, SIDE, 64), &[3, SIDE, SIDE])?;
+    let vit = EncoderConfig::named("dinov2-vit-b").map(|config| VitConfig { image_size: 224, ..config.vit });
+    let Some(vit) = vit else { candle_core::bail!("no preset dinov2-vit-b") };
+    let (params, vb) = ParamSet::init(1, DType::F32, cpu);
+    let positions = Vit::new(&vit, vb)?.positions().clone();
+    let evaluation = VitEvaluation { grid: vit.grid(), config: vit, batch: 64 };
+    let mut on_gpu = VitOnGpu::new(Arc::new(Card::new(0)?), &evaluation, &params.tensors(), &positions)?;
+    let x = normal_rows(1, Purpose::Probe, 0, &(0..64).collect::<Vec<_>>(), &[3, 224, 224], cpu)?;
+    let ms = median(|| on_gpu.encode(&x).map(drop))?;
+    row("dinov2-b f32", 64, ms, 46.3, evaluation.memory()?);
+    Ok(())
+}
+
+fn row(name: &str, images: usize, ms: f64, gflop: f64, told: usize) {
+    let (rate, told) = (images as f64 * 1e3 / ms, told as f64 / 1e9);
+    println!("{name:20} {images:>6} {ms:9.2} {rate:9.0} {:8.1} {told:8.1}", rate * gflop / 1e3);
+}
+
+/// Milliseconds of the median of ten runs, after three.
+fn median(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut all = vec![];
+    for round in 0..13 {
+        let began = Instant::now();
+        run()?;
+        if round >= 3 {
+            all.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all[all.len() / 2])
+}
+
 fn velocity(name: &str, points: usize, ty: Type) -> Result<[f64; 2]> {
     let cpu = &Device::Cpu;
     let config = SiTConfig::published(name, [4, 32], 1000, vec![768], 8)?;
     let evaluation = Evaluation { config: config.clone(), batch: points, ty };
     let (params, vb) = ParamSet::init(1, DType::F32, cpu);
     let model = SiT::new(&config, vb)?;
-    let card = Rc::new(Card::new(0)?);
+    let card = Arc::new(Card::new(0)?);
     let mut on_gpu = VelocityOnGpu::new(card, &evaluation, &model, &params.tensors())?;
     let ids: Vec<u64> = (0..points as u64).collect();
     let x = normal_rows(1, Purpose::Probe, 0, &ids, &[4, 32, 32], cpu)?;
     let times = Tensor::full(0.5f32, points, cpu)?;
     let classes = Tensor::from_vec(ids.iter().map(|i| *i as u32).collect::<Vec<_>>(), points, cpu)?;
-    let mut all = vec![];
-    for round in 0..13 {
-        let began = Instant::now();
-        on_gpu.velocity(&x, &times, &classes)?;
-        if round >= 3 {
-            all.push(began.elapsed().as_secs_f64() * 1e3);
-        }
-    }
-    all.sort_by(f64::total_cmp);
-    Ok([all[all.len() / 2], evaluation.memory()? as f64 / 1e9])
+    let ms = median(|| on_gpu.velocity(&x, &times, &classes).map(drop))?;
+    Ok([ms, evaluation.memory()? as f64 / 1e9])
 }
 
 fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {

@@ -7,8 +7,12 @@
 Runs the same networks at the same shapes with random weights, and decodes the same images with
 Pillow. The peak memory of `images` is the sum over all its processes. `--flops` prints the
 operations of one forward pass as counted by torch; benches/networks.rs takes its numbers from it.
+With DEVICE=cuda in the environment it is the counterpart of `cargo bench --bench gpu -- frozen`:
+batches are sixteen times as large (Inception's eight), and convolutions use TF32, as PyTorch does by
+itself.
 """
 import multiprocessing
+import os
 import pathlib
 import resource
 import sys
@@ -16,6 +20,7 @@ from unittest import mock
 
 from harness import best, main, matmul_gflops, peak_mib
 
+DEVICE = os.environ.get("DEVICE", "cpu")
 IMAGES = pathlib.Path(__file__).resolve().parents[2] / "target" / "bench-images"
 
 
@@ -24,7 +29,7 @@ def dinov2():
     import torch
     net = timm.create_model("vit_base_patch14_dinov2", pretrained=False, img_size=224).eval()
     x = torch.randn(4, 3, 224, 224)
-    return lambda: net.forward_features(x)
+    return net, x, lambda net, x: net.forward_features(x)
 
 
 def vae():
@@ -38,13 +43,12 @@ def vae():
 def vae_encode():
     import torch
     net, x = vae(), torch.randn(1, 3, 256, 256)
-    return lambda: net.encode(x).latent_dist.mean
+    return net, x, lambda net, x: net.encode(x).latent_dist.mean
 
 
 def vae_decode():
     import torch
-    net, z = vae(), torch.randn(1, 4, 32, 32)
-    return lambda: net.decode(z).sample
+    return vae(), torch.randn(1, 4, 32, 32), lambda net, z: net.decode(z).sample
 
 
 def inception():
@@ -55,7 +59,7 @@ def inception():
          mock.patch.object(Inception3, "load_state_dict", lambda *a, **k: None):
         net = fid.fid_inception_v3().eval()
     x = torch.randn(8, 3, 299, 299)
-    return lambda: net(x)
+    return net, x, lambda net, x: net(x)
 
 
 def center_crop(path):
@@ -70,6 +74,16 @@ def center_crop(path):
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size))).tobytes()
+
+
+def run_of(case, device):
+    """One forward pass on a device, and its images."""
+    import torch
+    net, x, forward = NETWORKS[case]()
+    if device == "cpu":
+        return lambda: forward(net, x), len(x)
+    net, x = net.to(device), x.repeat(8 if case == "inception" else 16, 1, 1, 1).to(device)
+    return lambda: (forward(net, x), torch.cuda.synchronize()), len(x)
 
 
 NETWORKS = {"dinov2-b": dinov2, "vae-encode": vae_encode, "vae-decode": vae_decode, "inception": inception}
@@ -89,16 +103,17 @@ def measure(case, threads, repeats):
     import torch
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        seconds = best(NETWORKS[case](), repeats)
-    return dict(seconds=seconds, peak_mib=peak_mib(), matmul_gflops=matmul_gflops())
+        run, count = run_of(case, DEVICE)
+        seconds = best(run, repeats)
+    return dict(seconds=seconds, count=count, peak_mib=peak_mib(), matmul_gflops=matmul_gflops())
 
 
 def flops():
     import torch
     from torch.utils.flop_counter import FlopCounterMode
-    for case, make in NETWORKS.items():
+    for case in NETWORKS:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            make()()
+            run_of(case, "cpu")[0]()
         print(f"{case:<12} {counter.get_total_flops() / 1e9:.1f} GFLOP")
 
 
