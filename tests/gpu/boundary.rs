@@ -3,8 +3,9 @@
 use super::support::{TYPES, epsilon, error, normal, round_all, run, unwritten, upload};
 use erw_gpu::kernels::boundary::{
     Branch, BranchBackward, GateNorm, GateSums, LayerNorm, Modulation, NormGate, PartialSums, Shape, Table,
-    bias_of_samples, gate_norm_forward, layer_norm_forward, norm_gate_backward, partial_len, partial_sums,
+    gate_norm_forward, layer_norm_forward, norm_gate_backward, partial_len, partial_sums, sums_of_samples,
 };
+use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
 
 const EPS: f32 = 1e-6;
@@ -26,25 +27,33 @@ struct Inputs {
     gates: Vec<f32>,
     dh: Vec<f32>,
     dx: Vec<f32>,
+    /// Of an RMSNorm.
+    weight: Option<Vec<f32>>,
 }
 
 /// The tables have a few numbers in front of the vectors.
 const SKIP: usize = 8;
 
 impl Inputs {
-    fn new(width: usize, tokens: usize, ty: Type) -> Self {
+    fn new(width: usize, tokens: usize, ty: Type, rms: bool) -> Self {
         let s = Shape { batch: 2, tokens, width, ty };
         let count = s.batch * tokens * width;
         let half = |seed, count| round_all(&normal(seed, count), ty);
         let x = normal(1, count).iter().map(|x| 3.0 * x + 0.5).collect();
         let table = |seed, vectors| half(seed, s.batch * (SKIP + vectors * width));
         let (modulation, gates) = (table(3, MODULATIONS), table(4, GATES));
-        Self { s, x, y: half(2, count), modulation, gates, dh: half(5, count), dx: normal(6, count) }
+        let weight = rms.then(|| normal(7, width));
+        Self { s, x, y: half(2, count), modulation, gates, dh: half(5, count), dx: normal(6, count), weight }
     }
 
     fn modulation(&self, address: Address) -> Modulation {
         let width = SKIP + MODULATIONS * self.s.width;
-        Modulation { table: Table { address, width }, shift: SKIP + 2 * self.s.width, scale: SKIP }
+        Modulation { table: Table { address, width }, shift: SKIP + 2 * self.s.width, scale: SKIP, weight: None }
+    }
+
+    fn modulation_on(&self, card: &dyn Machine) -> Modulation {
+        let weight = self.weight.as_ref().map(|w| upload(card, w, Type::F32));
+        Modulation { weight, ..self.modulation(upload(card, &self.modulation, self.s.ty)) }
     }
 
     fn branch(&self, y: Address, gates: Address) -> Branch {
@@ -71,6 +80,16 @@ impl Inputs {
         self.vector(&self.modulation, m.table.width, m.scale, row)
     }
 
+    /// The weight of the norm; 1 for a LayerNorm.
+    fn weight(&self) -> Vec<f64> {
+        self.weight.as_ref().map_or(vec![1.0; self.s.width], |w| f64s(w))
+    }
+
+    /// x^ of a row of the stream, mean and 1 / deviation.
+    fn normalised(&self, x: &[f64]) -> (Vec<f64>, f64, f64) {
+        normalised(x, EPS, self.weight.is_none())
+    }
+
     fn gate(&self, row: usize) -> Vec<f64> {
         let b = self.branch(Address::NULL, Address::NULL);
         self.vector(&self.gates, b.gates.width, b.gate, row)
@@ -94,10 +113,10 @@ fn f64s(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// x^, mean and 1 / deviation.
-fn normalised(x: &[f64], eps: f32) -> (Vec<f64>, f64, f64) {
+/// x^, mean and 1 / deviation. Without `centred`, of an RMSNorm.
+fn normalised(x: &[f64], eps: f32, centred: bool) -> (Vec<f64>, f64, f64) {
     let n = x.len() as f64;
-    let mean = x.iter().sum::<f64>() / n;
+    let mean = if centred { x.iter().sum::<f64>() / n } else { 0.0 };
     let inverse = 1.0 / (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n + f64::from(eps)).sqrt();
     (x.iter().map(|x| (x - mean) * inverse).collect(), mean, inverse)
 }
@@ -119,7 +138,13 @@ enum Stream {
 }
 
 fn check_forward(width: usize, tokens: usize, ty: Type, branch: bool, stream: Stream) {
-    let i = Inputs::new(width, tokens, ty);
+    for rms in [false, true] {
+        check_forward_of(&Inputs::new(width, tokens, ty, rms), branch, stream);
+    }
+}
+
+fn check_forward_of(i: &Inputs, branch: bool, stream: Stream) {
+    let Shape { width, ty, .. } = i.s;
     let count = i.x.len();
     let got = run(|card| {
         let x = upload(card, &i.x, Type::F32);
@@ -132,7 +157,7 @@ fn check_forward(width: usize, tokens: usize, ty: Type, branch: bool, stream: St
         let a = GateNorm {
             x,
             branch: branch.then(|| i.branch(upload(card, &i.y, ty), upload(card, &i.gates, ty))),
-            modulation: i.modulation(upload(card, &i.modulation, ty)),
+            modulation: i.modulation_on(card),
             x_out,
             h,
             stats,
@@ -149,12 +174,12 @@ fn check_forward(width: usize, tokens: usize, ty: Type, branch: bool, stream: St
     let want = i.stream(branch);
     let (mut h, mut stats) = (vec![], vec![]);
     for (r, x) in want.iter().enumerate() {
-        let (normal, mean, inverse) = normalised(x, EPS);
-        let vectors = i.scale(r).into_iter().zip(i.shift(r));
-        h.extend(normal.iter().zip(vectors).map(|(x, (scale, shift))| x * (1.0 + scale) + shift));
+        let (normal, mean, inverse) = i.normalised(x);
+        let (scale, shift, weight) = (i.scale(r), i.shift(r), i.weight());
+        h.extend((0..width).map(|c| normal[c] * (1.0 + scale[c]) * weight[c] + shift[c]));
         stats.extend([mean, inverse]);
     }
-    let what = format!("{width} {ty:?} {branch} {stream:?}");
+    let what = format!("{width} {ty:?} {branch} {stream:?} rms {}", i.weight.is_some());
     let off = error(&got[0], &h);
     assert!(off < tolerance(ty), "{what}: h {off:.1e}");
     let off = error(&got[1], &stats);
@@ -176,7 +201,13 @@ enum Above {
 }
 
 fn check_backward(width: usize, tokens: usize, ty: Type, above: Above, begins: bool) {
-    let i = Inputs::new(width, tokens, ty);
+    for rms in [false, true] {
+        check_backward_of(&Inputs::new(width, tokens, ty, rms), above, begins);
+    }
+}
+
+fn check_backward_of(i: &Inputs, above: Above, begins: bool) {
+    let Shape { width, tokens, ty, .. } = i.s;
     let (count, rows, batch) = (i.x.len(), i.rows(), i.s.batch);
     let branch = above != Above::Nothing;
     let stream = i.stream(branch);
@@ -184,7 +215,7 @@ fn check_backward(width: usize, tokens: usize, ty: Type, above: Above, begins: b
     let stats: Vec<f32> = stream
         .iter()
         .flat_map(|x| {
-            let (_, mean, inverse) = normalised(x, EPS);
+            let (_, mean, inverse) = i.normalised(x);
             [mean as f32, inverse as f32]
         })
         .collect();
@@ -195,7 +226,7 @@ fn check_backward(width: usize, tokens: usize, ty: Type, above: Above, begins: b
         let dy = unwritten(card, count, ty);
         let branch = branch.then(|| i.branch(upload(card, &i.y, ty), upload(card, &i.gates, ty)));
         let partial = unwritten(card, partial_len(i.s), Type::F32);
-        let modulation = i.modulation(upload(card, &i.modulation, ty));
+        let modulation = i.modulation_on(card);
         let a = NormGate {
             dx,
             begins,
@@ -207,15 +238,20 @@ fn check_backward(width: usize, tokens: usize, ty: Type, above: Above, begins: b
             partial,
         };
         let (dm, dg) = (upload(card, &i.modulation, ty), upload(card, &i.gates, ty));
-        let of_sample = unwritten(card, batch * width, Type::F32);
-        let gate = branch.map(|branch| GateSums { branch, dgates: dg, bias_of_sample: of_sample });
+        let [bias_of_sample, weight_of_sample] = [(); 2].map(|()| unwritten(card, batch * width, Type::F32));
+        let gate = branch.map(|branch| GateSums { branch, dgates: dg, bias_of_sample });
         let mut program = Program::default();
         program.launch(norm_gate_backward(i.s, &a).unwrap());
-        program.launch(partial_sums(i.s, &PartialSums { partial, modulation, dmodulation: dm, gate }).unwrap());
+        let sums = PartialSums { partial, modulation, dmodulation: dm, weight_of_sample, gate };
+        program.launch(partial_sums(i.s, &sums).unwrap());
+        let [bias, weight] = [(); 2].map(|()| unwritten(card, width, Type::F32));
         let mut outputs = vec![(dx, count, Type::F32), (dm, batch * m.table.width, ty)];
+        if i.weight.is_some() {
+            program.launch(sums_of_samples(i.s, weight_of_sample, weight).unwrap());
+            outputs.push((weight, width, Type::F32));
+        }
         if branch.is_some() {
-            let bias = unwritten(card, width, Type::F32);
-            program.launch(bias_of_samples(i.s, of_sample, bias).unwrap());
+            program.launch(sums_of_samples(i.s, bias_of_sample, bias).unwrap());
             outputs.extend([(dy, count, ty), (dg, batch * b.gates.width, ty)]);
             outputs.push((bias, width, Type::F32));
         }
@@ -230,12 +266,13 @@ fn check_backward(width: usize, tokens: usize, ty: Type, above: Above, begins: b
         }
         dg[sample * b.gates.width + b.gate..][..width].fill(0.0);
     }
-    let (mut dx, mut dy, mut db) = (vec![], vec![], vec![0.0; width]);
+    let (mut dx, mut dy, mut db, mut dw) = (vec![], vec![], vec![0.0; width], vec![0.0; width]);
     for r in 0..rows {
-        let (normal, _, inverse) = normalised(&stream[r], EPS);
+        let (normal, _, inverse) = i.normalised(&stream[r]);
         let (dh, scale, gate, y) = (i.row(&i.dh, r), i.scale(r), i.gate(r), i.row(&i.y, r));
-        let g: Vec<f64> = dh.iter().zip(&scale).map(|(d, s)| d * (1.0 + s)).collect();
-        let mean = g.iter().sum::<f64>() / width as f64;
+        let weight = i.weight();
+        let g: Vec<f64> = (0..width).map(|c| dh[c] * (1.0 + scale[c]) * weight[c]).collect();
+        let mean = if i.weight.is_some() { 0.0 } else { g.iter().sum::<f64>() / width as f64 };
         let along = g.iter().zip(&normal).map(|(g, n)| g * n).sum::<f64>() / width as f64;
         let (dm, dg) = (&mut dm[r / tokens * m.table.width..], &mut dg[r / tokens * b.gates.width..]);
         for c in 0..width {
@@ -244,15 +281,18 @@ fn check_backward(width: usize, tokens: usize, ty: Type, above: Above, begins: b
             dx.push(d);
             dy.push(gate[c] * d);
             dm[m.shift + c] += dh[c];
-            dm[m.scale + c] += dh[c] * normal[c];
+            dm[m.scale + c] += dh[c] * normal[c] * weight[c];
+            dw[c] += dh[c] * normal[c] * (1.0 + scale[c]);
             dg[b.gate + c] += d * y[c];
             db[c] += gate[c] * d;
         }
     }
     let f32s = |name| (name, F32_TOLERANCE);
     let halves = |name| (name, tolerance(ty));
-    let names = [f32s("dx"), halves("dmodulation"), halves("dy"), halves("dgates"), f32s("db")];
-    for (((name, limit), got), want) in names.into_iter().zip(&got).zip([dx, dm, dy, dg, db]) {
+    let of_weight = i.weight.is_some().then_some((f32s("dweight"), dw));
+    let of_branch = [(halves("dy"), dy), (halves("dgates"), dg), (f32s("db"), db)];
+    let want = [(f32s("dx"), dx), (halves("dmodulation"), dm)].into_iter().chain(of_weight).chain(of_branch);
+    for (((name, limit), want), got) in want.zip(&got) {
         let off = error(got, &want);
         assert!(off < limit, "{width} x {tokens} {ty:?} {above:?}: {name} {off:.1e}");
     }
@@ -333,7 +373,7 @@ fn check_layer_norm(rows: usize, width: usize, ty: Type, branch: bool) {
     for (x, y) in x.chunks(width).zip(y.chunks(width)) {
         let gained = f64s(y).into_iter().zip(&gamma).map(|(y, g)| if branch { y * f64::from(*g) } else { 0.0 });
         let x: Vec<f64> = f64s(x).iter().zip(gained).map(|(x, y)| x + y).collect();
-        let (normal, ..) = normalised(&x, eps);
+        let (normal, ..) = normalised(&x, eps, true);
         h.extend((0..width).map(|c| normal[c] * f64::from(weight[c]) + f64::from(bias[c])));
         stream.extend(x);
     }
@@ -357,7 +397,7 @@ fn layer_norm_with_weights_matches() {
 
 #[test]
 fn impossible_shapes_are_refused() {
-    let i = Inputs::new(128, 4, Type::Bf16);
+    let i = Inputs::new(128, 4, Type::Bf16, false);
     let none = Address::NULL;
     let modulation = i.modulation(none);
     let a = GateNorm { x: none, branch: None, modulation, x_out: none, h: none, stats: none, eps: EPS };

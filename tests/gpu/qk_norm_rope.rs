@@ -10,6 +10,8 @@ const EPS: f32 = 1e-5;
 /// Weights and biases of the norms, `[4, dim]`, and the tables.
 struct Numbers {
     norms: Option<Vec<f32>>,
+    /// RMSNorms, whose biases are 0.
+    rms: bool,
     tables: Option<[Vec<f32>; 2]>,
 }
 
@@ -17,22 +19,23 @@ fn shape(dim: usize, heads: usize, tokens: usize, ty: Type) -> Shape {
     Shape { rows: 2 * tokens, tokens, heads, dim, ty }
 }
 
-fn numbers(s: Shape, with_norms: bool, with_rope: bool) -> Numbers {
+fn numbers(s: Shape, with_norms: bool, rms: bool, with_rope: bool) -> Numbers {
     let mut norms = normal(11, 4 * s.dim);
     // Weights near 1, biases near 0.
     norms.chunks_mut(s.dim).enumerate().for_each(|(i, v)| {
-        v.iter_mut().for_each(|x| *x = 0.2 * *x + if i % 2 == 0 { 1.0 } else { 0.0 });
+        v.iter_mut().for_each(|x| *x = if i % 2 == 0 { 0.2 * *x + 1.0 } else { 0.2 * *x * f32::from(!rms) });
     });
     let angle = |i: usize| (i / s.dim) as f64 * 0.9f64.powi((i % s.dim / 2) as i32);
     let table = |f: fn(f64) -> f64| (0..s.tokens * s.dim).map(|i| f(angle(i)) as f32).collect();
-    Numbers { norms: with_norms.then_some(norms), tables: with_rope.then(|| [table(f64::cos), table(f64::sin)]) }
+    Numbers { norms: with_norms.then_some(norms), rms, tables: with_rope.then(|| [table(f64::cos), table(f64::sin)]) }
 }
 
 fn steps(card: &dyn Machine, s: Shape, n: &Numbers) -> Steps {
     let norms = n.norms.as_ref().map(|v| {
         let mut vectors = v.chunks(s.dim).map(|v| upload(card, v, Type::F32));
         let mut next = || vectors.next().unwrap();
-        Norms { q_weight: next(), q_bias: next(), k_weight: next(), k_bias: next() }
+        let norms = Norms { q_weight: next(), q_bias: next(), k_weight: next(), k_bias: next() };
+        if n.rms { Norms { q_bias: Address::NULL, k_bias: Address::NULL, ..norms } } else { norms }
     });
     let rope = n
         .tables
@@ -42,9 +45,9 @@ fn steps(card: &dyn Machine, s: Shape, n: &Numbers) -> Steps {
 }
 
 /// x^ of a head, and 1 / deviation.
-fn normalised(x: &[f64]) -> (Vec<f64>, f64) {
+fn normalised(x: &[f64], rms: bool) -> (Vec<f64>, f64) {
     let n = x.len() as f64;
-    let mean = x.iter().sum::<f64>() / n;
+    let mean = if rms { 0.0 } else { x.iter().sum::<f64>() / n };
     let inverse = 1.0 / (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n + f64::from(EPS)).sqrt();
     (x.iter().map(|x| (x - mean) * inverse).collect(), inverse)
 }
@@ -72,7 +75,7 @@ fn forward64(s: Shape, n: &Numbers, qkv: &[f32]) -> Vec<f64> {
         }
         if let Some(norms) = &n.norms {
             let vector = |i: usize| &norms[(2 * part + i) * s.dim..][..s.dim];
-            let (normal, _) = normalised(&x);
+            let (normal, _) = normalised(&x, n.rms);
             x = (0..s.dim).map(|c| normal[c] * f64::from(vector(0)[c]) + f64::from(vector(1)[c])).collect();
         }
         if let Some([cos, sin]) = angles(s, n, row) {
@@ -98,13 +101,13 @@ fn backward64(s: Shape, n: &Numbers, qkv: &[f32], grad: &[f32]) -> (Vec<f64>, Ve
             g = (0..s.dim).map(|c| g[c] * cos[c] + other(c)).collect();
         }
         if let Some(norms) = &n.norms {
-            let ((normal, inverse), d) = (normalised(&f64s(x)), s.dim as f64);
+            let ((normal, inverse), d) = (normalised(&f64s(x), n.rms), s.dim as f64);
             for c in 0..s.dim {
                 sums[2 * part * s.dim + c] += g[c] * normal[c];
-                sums[(2 * part + 1) * s.dim + c] += g[c];
+                sums[(2 * part + 1) * s.dim + c] += if n.rms { 0.0 } else { g[c] };
                 g[c] *= f64::from(norms[2 * part * s.dim + c]);
             }
-            let mean = g.iter().sum::<f64>() / d;
+            let mean = if n.rms { 0.0 } else { g.iter().sum::<f64>() / d };
             let along = g.iter().zip(&normal).map(|(g, n)| g * n).sum::<f64>() / d;
             g = g.iter().zip(&normal).map(|(g, n)| inverse * (g - mean - n * along)).collect();
         }
@@ -145,9 +148,11 @@ fn check_backward(s: Shape, n: &Numbers) {
             let (qkv, blocks) = (upload(card, &qkv, s.ty), backward_blocks(s));
             let partial = unwritten(card, blocks * 4 * s.dim, Type::F32);
             program.launch(backward(s, &steps, dqkv, qkv, partial).unwrap());
-            let to = unwritten(card, 4 * s.dim, Type::F32);
+            // Gradients of biases that there are not stay 0.
+            let to = upload(card, &vec![0.0; 4 * s.dim], Type::F32);
             let at = |i: usize| to.offset(4 * i * s.dim);
-            let gradients = Norms { q_weight: at(0), q_bias: at(1), k_weight: at(2), k_bias: at(3) };
+            let bias = |i: usize| if n.rms { Address::NULL } else { at(i) };
+            let gradients = Norms { q_weight: at(0), q_bias: bias(1), k_weight: at(2), k_bias: bias(3) };
             program.launch(norm_sums(s, partial, gradients).unwrap());
             outputs.push((to, 4 * s.dim, Type::F32));
         } else {
@@ -174,9 +179,11 @@ fn every_size_and_type_matches() {
         for dim in DIMS {
             // Rows that fill no block; an odd number of heads, where a warp takes two.
             let s = shape(dim, 3, 9, ty);
-            let n = numbers(s, true, true);
-            check_forward(s, &n, false);
-            check_backward(s, &n);
+            for rms in [false, true] {
+                let n = numbers(s, true, rms, true);
+                check_forward(s, &n, false);
+                check_backward(s, &n);
+            }
         }
     }
 }
@@ -184,9 +191,9 @@ fn every_size_and_type_matches() {
 #[test]
 fn steps_may_be_missing() {
     for (dim, ty) in [(64, Type::Bf16), (72, Type::F16), (32, Type::F32)] {
-        for (norms, rope) in [(true, false), (false, true)] {
+        for (norms, rms, rope) in [(true, false, false), (true, true, false), (false, false, true)] {
             let s = shape(dim, 10, 3, ty);
-            let n = numbers(s, norms, rope);
+            let n = numbers(s, norms, rms, rope);
             check_forward(s, &n, true);
             check_backward(s, &n);
         }

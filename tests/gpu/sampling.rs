@@ -8,7 +8,7 @@ use erw::ml::diffusion::interpolant::Path;
 use erw::ml::diffusion::sampler::{Away, Method, SamplerConfig, sample, start_noise, step_noise};
 use erw::ml::gpu::velocity::{Evaluation, VelocityOnGpu};
 use erw::ml::models::projector::ProjectorKind;
-use erw::ml::models::sit::{MlpKind, SiT, SiTConfig};
+use erw::ml::models::sit::{MlpKind, NormKind, SiT, SiTConfig};
 use erw::ml::nn::precision::Precision;
 use erw_gpu::program::Type;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ fn velocities_equal_those_of_the_cpu() {
         ("rotary embedding", SiTConfig { rope: true, ..base.clone() }),
         ("QK-norm", SiTConfig { qk_norm: true, ..base.clone() }),
         ("both", SiTConfig { rope: true, qk_norm: true, ..base.clone() }),
+        ("RMSNorm", SiTConfig { norm: NormKind::Rms, ..base.clone() }),
+        ("RMSNorms of queries and keys", SiTConfig { norm: NormKind::Rms, qk_norm: true, rope: true, ..base.clone() }),
         ("swiglu", SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, ..base.clone() }),
         ("a wide swiglu", SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 6.0, qk_norm: true, ..base.clone() }),
         ("heads of 72", SiTConfig { hidden: 144, rope: true, ..base.clone() }),
@@ -142,7 +144,7 @@ fn samples_equal_those_of_the_cpu() {
 #[test]
 fn sampling_takes_the_memory_that_was_told() {
     for ty in [Type::F32, Type::F16] {
-        let config = SiTConfig { qk_norm: true, ..config() };
+        let config = SiTConfig { norm: NormKind::Rms, qk_norm: true, ..config() };
         let (params, model) = network(&config, Precision::F32);
         let evaluation = Evaluation { config: config.clone(), batch: 4, ty };
         let card = Counting::new(card());

@@ -9,7 +9,7 @@ use erw::ml::diffusion::alignment::{Alignment, SpatialNorm};
 use erw::ml::diffusion::loss;
 use erw::ml::gpu::sit::Recipe;
 use erw::ml::kernels::autograd::gradients;
-use erw::ml::models::sit::{Also, MlpKind, SavedActivations, SiT, SiTConfig};
+use erw::ml::models::sit::{Also, MlpKind, NormKind, SavedActivations, SiT, SiTConfig};
 use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::ml::nn::precision::Precision;
 use erw::ml::observer::Observer;
@@ -156,6 +156,11 @@ fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
     compare("rope", &SiTConfig { rope: true, ..base.clone() }, none, Type::F32, bound);
     compare("both", &SiTConfig { rope: true, qk_norm: true, ..base.clone() }, none, Type::F32, bound);
     compare("swiglu", &SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, ..base.clone() }, none, Type::F32, bound);
+    let rms = SiTConfig { norm: NormKind::Rms, ..base.clone() };
+    compare("rms", &rms, none, Type::F32, bound);
+    compare("rms, warmup", &SiTConfig { warmup_depth: Some(2), ..rms.clone() }, none, Type::F32, bound);
+    let lightning = SiTConfig { rope: true, qk_norm: true, mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, depth: 5, ..rms };
+    compare("rms everywhere", &lightning, |r| r.keep = SavedActivations::Inputs, Type::F32, bound);
     let two = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![3, 1], ..base.clone() };
     compare("two encoders", &two, |r| r.spatial_norm = Some(0.6), Type::F32, bound);
     let same = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![2], ..base.clone() };
@@ -166,6 +171,8 @@ fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
     compare("checkpointing", &deep, |r| r.keep = SavedActivations::Inputs, Type::F32, bound);
     let odd = SiTConfig { hidden: 24, heads: 2, z_dims: vec![20], projector_dim: 12, ..base.clone() };
     compare("other sizes", &odd, none, Type::F32, bound);
+    let odd = SiTConfig { norm: NormKind::Rms, qk_norm: true, ..odd };
+    compare("rms in other sizes", &odd, none, Type::F32, bound);
 }
 
 /// Gradients in half precision are those of f32 up to rounding: 2^-8 and 2^-11 for a number, less
@@ -179,6 +186,7 @@ fn gradients_in_half_precision_equal_those_in_f32_up_to_rounding() {
         let swiglu = SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, ..config() };
         compare("swiglu", &swiglu, |r| r.keep = SavedActivations::Inputs, ty, bound);
         compare("warmup", &SiTConfig { warmup_depth: Some(2), ..config() }, |_| {}, ty, bound);
+        compare("rms", &SiTConfig { norm: NormKind::Rms, ..all.clone() }, |_| {}, ty, bound);
         // Heads of 72 on tensor cores.
         compare("heads of 72", &SiTConfig { hidden: 144, rope: true, ..config() }, |_| {}, ty, bound);
     }
@@ -322,8 +330,8 @@ fn a_training_in_f32_follows_that_of_the_cpu() {
 
 #[test]
 fn a_training_that_was_cut_off_resumes_with_the_same_bits() {
-    for ty in [Type::Bf16, Type::F16] {
-        let recipe = micro_batches(&SiTConfig { qk_norm: true, depth: 4, ..small() }, ty);
+    for (ty, norm) in [(Type::Bf16, NormKind::Layer), (Type::F16, NormKind::Layer), (Type::Bf16, NormKind::Rms)] {
+        let recipe = micro_batches(&SiTConfig { qk_norm: true, depth: 4, norm, ..small() }, ty);
         let whole = TempDir::new().unwrap();
         let cfg = FitConfig { loss_scaling: ty == Type::F16, ..settings(&whole) };
         let want = train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap();
@@ -424,7 +432,7 @@ fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
 
 #[test]
 fn a_training_takes_the_memory_that_was_told() {
-    let recipe = recipe(&config(), Type::Bf16);
+    let recipe = recipe(&SiTConfig { norm: NormKind::Rms, ..config() }, Type::Bf16);
     let (params, model) = network(&recipe.config, Precision::F32);
     let card = Counting::new(card());
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));

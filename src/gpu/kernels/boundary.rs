@@ -1,7 +1,7 @@
 //! Launches of `boundary.cu`: the places between two branches of the residual stream.
 
 use super::{blocks, column_sums, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Argument, Launch, Type};
 use candle_core::{Result, bail};
 
 /// Widths with a version of their own, 128 V; others take the version for any multiple of 4.
@@ -28,13 +28,15 @@ pub struct Table {
     pub width: usize,
 }
 
-/// Where shift and scale of a norm are.
+/// Where the vectors of a norm are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Modulation {
     pub table: Table,
     /// Places in a row.
     pub shift: usize,
     pub scale: usize,
+    /// The weight of an RMSNorm, f32 `[width]`; `None` for a LayerNorm, which has none.
+    pub weight: Option<Address>,
 }
 
 /// A branch that ends at the boundary: the stream gains gate y.
@@ -59,7 +61,8 @@ pub struct GateNorm {
     pub x_out: Address,
     /// Normalised and modulated, `[batch, tokens, width]`.
     pub h: Address,
-    /// f32 `[batch, tokens, 2]`: mean and 1 / deviation of each row, for the backward pass.
+    /// f32 `[batch, tokens, 2]`: mean (with RMSNorm 0) and 1 / deviation of each row, for the backward
+    /// pass.
     pub stats: Address,
     pub eps: f32,
 }
@@ -117,7 +120,7 @@ pub struct GateSums {
     pub branch: Branch,
     /// Gradient of the table of gates; the gate's place in it is written.
     pub dgates: Address,
-    /// f32 `[batch, width]`, for [`bias_of_samples`].
+    /// f32 `[batch, width]`, for [`sums_of_samples`].
     pub bias_of_sample: Address,
 }
 
@@ -129,6 +132,9 @@ pub struct PartialSums {
     pub modulation: Modulation,
     /// Gradient of the table of modulations; the places of shift and scale in it are written.
     pub dmodulation: Address,
+    /// f32 `[batch, width]`, for [`sums_of_samples`]: of the weight of an RMSNorm. Not used for a
+    /// LayerNorm.
+    pub weight_of_sample: Address,
     pub gate: Option<GateSums>,
 }
 
@@ -178,33 +184,40 @@ fn of_branch(shape: Shape, branch: Option<Branch>) -> Result<(Address, Address, 
     }
 }
 
+/// The kernel for the norm of a modulation.
+fn version<'a>(m: &Modulation, layer: &'a str, rms: &'a str) -> &'a str {
+    if m.weight.is_some() { rms } else { layer }
+}
+
 /// x_out = x + gate y; h = norm(x_out) (1 + scale) + shift, with the norm over the last axis.
 pub fn gate_norm_forward(shape: Shape, a: &GateNorm) -> Result<Launch> {
     shape.check()?;
     let m = a.modulation;
     let (y, gate, gates) = of_branch(shape, a.branch)?;
+    let vectors = [shape.vector(m.table, m.shift)?, shape.vector(m.table, m.scale)?];
+    let addresses = [a.x, y, gate].into_iter().chain(vectors).chain(m.weight).chain([a.x_out, a.h, a.stats]);
+    let sizes = [shape.rows(), shape.tokens, shape.width, gates, m.table.width];
     Ok(Launch {
-        kernel: shape.kernel("gate_norm_forward"),
+        kernel: shape.kernel(version(&m, "gate_norm_forward", "gate_rms_norm_forward")),
         grid: [blocks(shape.rows(), 8)?, 1],
         threads: 256,
         shared: 0,
-        arguments: vec![
-            a.x.into(),
-            y.into(),
-            gate.into(),
-            shape.vector(m.table, m.shift)?.into(),
-            shape.vector(m.table, m.scale)?.into(),
-            a.x_out.into(),
-            a.h.into(),
-            a.stats.into(),
-            int(shape.rows())?.into(),
-            int(shape.tokens)?.into(),
-            int(shape.width)?.into(),
-            int(gates)?.into(),
-            int(m.table.width)?.into(),
-            a.eps.into(),
-        ],
+        arguments: arguments(addresses, &sizes, [a.eps.into()])?,
     })
+}
+
+/// Addresses, then sizes, then what is left.
+fn arguments(
+    addresses: impl IntoIterator<Item = Address>,
+    sizes: &[usize],
+    rest: impl IntoIterator<Item = Argument>,
+) -> Result<Vec<Argument>> {
+    let mut all: Vec<Argument> = addresses.into_iter().map(Into::into).collect();
+    for size in sizes {
+        all.push(int(*size)?.into());
+    }
+    all.extend(rest);
+    Ok(all)
 }
 
 /// x_out = x + scale y; h = norm(x_out) weight + bias.
@@ -243,35 +256,23 @@ pub fn norm_gate_backward(shape: Shape, a: &NormGate) -> Result<Launch> {
     let (m, chunk) = (a.modulation, shape.chunk());
     let (y, gate, gates) = of_branch(shape, a.branch.map(|b| b.branch))?;
     let (dy, again) = a.branch.map_or((Address::NULL, false), |b| (b.dy, b.again));
+    let scale = shape.vector(m.table, m.scale)?;
     Ok(Launch {
-        kernel: shape.kernel("norm_gate_backward"),
+        kernel: shape.kernel(version(&m, "norm_gate_backward", "rms_norm_gate_backward")),
         grid: [blocks(shape.rows(), chunk)?, 1],
         // Four columns a thread.
         threads: if WIDTHS.contains(&shape.width) { int(shape.width / 4)?.cast_unsigned() } else { 256 },
         shared: int(chunk * 16)?.cast_unsigned(),
-        arguments: vec![
-            a.dx.into(),
-            a.dh.into(),
-            a.stream.into(),
-            a.stats.into(),
-            shape.vector(m.table, m.scale)?.into(),
-            y.into(),
-            gate.into(),
-            dy.into(),
-            a.partial.into(),
-            int(shape.tokens)?.into(),
-            int(chunk)?.into(),
-            int(shape.width)?.into(),
-            int(gates)?.into(),
-            int(m.table.width)?.into(),
-            i32::from(again).into(),
-            i32::from(a.begins).into(),
-        ],
+        arguments: arguments(
+            [a.dx, a.dh, a.stream, a.stats, scale].into_iter().chain(m.weight).chain([y, gate, dy, a.partial]),
+            &[shape.tokens, chunk, shape.width, gates, m.table.width],
+            [i32::from(again).into(), i32::from(a.begins).into()],
+        )?,
     })
 }
 
 /// Adds partial sums chunk by chunk: the gradients of shift, scale and gate, rounded to their type,
-/// and of a bias for each sample.
+/// and of a bias and a weight for each sample.
 pub fn partial_sums(shape: Shape, a: &PartialSums) -> Result<Launch> {
     shape.check()?;
     let m = a.modulation;
@@ -284,27 +285,23 @@ pub fn partial_sums(shape: Shape, a: &PartialSums) -> Result<Launch> {
         }
         None => (Address::NULL, Address::NULL),
     };
+    let (scale, sums) =
+        (shape.vector(m.table, m.scale)?, [shape.vector(dtable, m.shift)?, shape.vector(dtable, m.scale)?]);
+    let of_weight = m.weight.map(|weight| [scale, weight]);
+    let addresses = [a.partial, gate].into_iter().chain(of_weight.into_iter().flatten()).chain(sums);
+    let addresses = addresses.chain([dgate, bias]).chain(m.weight.map(|_| a.weight_of_sample));
+    let sizes = [shape.tokens / shape.chunk(), shape.width, gates, m.table.width];
     Ok(Launch {
-        kernel: format!("partial_sums_{}", shape.ty.name()),
+        kernel: format!("{}_{}", version(&m, "partial_sums", "rms_partial_sums"), shape.ty.name()),
         grid: [int(shape.batch)?.cast_unsigned(), blocks(shape.width, 4 * 128)?],
         threads: 128,
         shared: 0,
-        arguments: vec![
-            a.partial.into(),
-            gate.into(),
-            shape.vector(dtable, m.shift)?.into(),
-            shape.vector(dtable, m.scale)?.into(),
-            dgate.into(),
-            bias.into(),
-            int(shape.tokens / shape.chunk())?.into(),
-            int(shape.width)?.into(),
-            int(gates)?.into(),
-            int(m.table.width)?.into(),
-        ],
+        arguments: arguments(addresses, &sizes, [])?,
     })
 }
 
-/// Adds the gradients of a bias, f32 `[batch, width]`, over samples in order, to `db` f32 `[width]`.
-pub fn bias_of_samples(shape: Shape, bias_of_sample: Address, db: Address) -> Result<Launch> {
-    column_sums::column_sums_end(bias_of_sample, db, shape.batch, shape.width)
+/// Adds the gradients of a bias or a weight, f32 `[batch, width]`, over samples in order, to `to` f32
+/// `[width]`.
+pub fn sums_of_samples(shape: Shape, of_sample: Address, to: Address) -> Result<Launch> {
+    column_sums::column_sums_end(of_sample, to, shape.batch, shape.width)
 }

@@ -1,13 +1,14 @@
-// Prepares queries and keys for attention: LayerNorm of each head (QK-norm), then the rotary
-// embedding, on packed rows qkv [rows, 3, heads, d]. Values of a head stay f32 from the norm to the
-// end of the embedding and are rounded once. Does not know attention.
+// Prepares queries and keys for attention: LayerNorm or RMSNorm of each head (QK-norm), then the
+// rotary embedding, on packed rows qkv [rows, 3, heads, d]. Values of a head stay f32 from the norm
+// to the end of the embedding and are rounded once. Does not know attention.
 //
 //   x^ = (x - mean) / sqrt(var + eps),  n = x^ weight + bias
 //   out_even = n_even cos_even - n_odd sin_even,  out_odd = n_odd cos_odd + n_even sin_odd
 //
-// A warp takes a token, so that the tables and the norms' weights are read once for all its heads.
-// Versions for d = 64 and 72 give a lane four neighbours of a head; d = 64 takes two heads at a time.
-// D = 0 stands for any even d up to 256 and gives a lane up to four pairs.
+// With RMS, for RMSNorm, the mean is taken for 0 and there is no bias. A warp takes a token, so that
+// the tables and the norms' weights are read once for all its heads. Versions for d = 64 and 72 give
+// a lane four neighbours of a head; d = 64 takes two heads at a time. D = 0 stands for any even d up
+// to 256 and gives a lane up to four pairs.
 #include "device.h"
 
 struct alignas(4) TwoHalves { uint16_t v[2]; };
@@ -83,14 +84,16 @@ template <int D> DEV float head_sum(float x) {
 }
 
 // Replaces x by x^ and returns 1 / deviation. All lanes of the warp take part.
-template <int D> DEV float normalise(Part<D>& x, int d, float eps) {
+template <bool RMS, int D> DEV float normalise(Part<D>& x, int d, float eps) {
     const float share = 1.f / d;
     float sum = 0.f, squares = 0.f;
+    if constexpr (!RMS) {
 #pragma unroll
-    for (int k = 0; k < Layout<D>::K; k++)
+        for (int k = 0; k < Layout<D>::K; k++)
 #pragma unroll
-        for (int j = 0; j < Layout<D>::W; j++) sum += x.v[k][j];
-    const float mean = head_sum<D>(sum) * share;
+            for (int j = 0; j < Layout<D>::W; j++) sum += x.v[k][j];
+    }
+    const float mean = RMS ? 0.f : head_sum<D>(sum) * share;
 #pragma unroll
     for (int k = 0; k < Layout<D>::K; k++)
 #pragma unroll
@@ -131,7 +134,7 @@ template <int D> DEV void turn_back(Part<D>& g, const Part<D>& cos, const Part<D
 
 // out [rows, 3, heads, d] may be qkv; else values are copied to it. The norms' vectors are f32 [d],
 // the tables f32 [tokens, d]; all four norms or both tables may be null. A warp a row.
-template <class H, int D>
+template <class H, int D, bool RMS>
 DEV void forward(const H* qkv, H* out, const float* q_weight, const float* q_bias, const float* k_weight,
                  const float* k_bias, const float* cos, const float* sin, int rows, int tokens, int heads, int dim,
                  float eps) {
@@ -144,7 +147,7 @@ DEV void forward(const H* qkv, H* out, const float* q_weight, const float* q_bia
     const Part<D> sines = load_part<D>(sin + (cos ? position : 0), cos, d, 0.f);
     for (int which = 0; which < 2; which++) {
         const float *w = which ? k_weight : q_weight, *b = which ? k_bias : q_bias;
-        const Part<D> weight = load_part<D>(w, w, d, 1.f), bias = load_part<D>(b, w, d, 0.f);
+        const Part<D> weight = load_part<D>(w, w, d, 1.f), bias = load_part<D>(b, !RMS && w, d, 0.f);
         const H* from = qkv + first + which * heads * d;
         H* to = out + first + which * heads * d;
         for (int base = 0; base < heads; base += L::HEADS * L::UNROLL) {
@@ -158,7 +161,7 @@ DEV void forward(const H* qkv, H* out, const float* q_weight, const float* q_bia
             for (int u = 0; u < L::UNROLL; u++) {
                 int head = base + u * L::HEADS + which_head<D>();
                 if (w) {
-                    normalise(x[u], d, eps);
+                    normalise<RMS>(x[u], d, eps);
 #pragma unroll
                     for (int k = 0; k < L::K; k++)
 #pragma unroll
@@ -182,8 +185,9 @@ DEV void forward(const H* qkv, H* out, const float* q_weight, const float* q_bia
 
 // In place on dqkv, from gradients of what `forward` wrote to gradients of qkv, its input; the part
 // of the values stays. partial f32 [blocks, 4, d]: sums over the block's `block_rows` rows for q
-// weight, q bias, k weight, k bias. qkv and partial are not used where the norms are null.
-template <class H, int D>
+// weight, q bias, k weight, k bias; with RMSNorm those of biases are 0. qkv and partial are not used
+// where the norms are null.
+template <class H, int D, bool RMS>
 DEV void backward(H* dqkv, const H* qkv, const float* q_weight, const float* k_weight, const float* cos,
                   const float* sin, float* partial, int rows, int block_rows, int tokens, int heads, int dim,
                   float eps) {
@@ -218,19 +222,19 @@ DEV void backward(H* dqkv, const H* qkv, const float* q_weight, const float* k_w
                     int head = base + u * L::HEADS + which_head<D>();
                     if (cos) turn_back(g[u], cosines, sines);
                     if (w) {
-                        const float inverse = normalise(x[u], d, eps), share = 1.f / d;
+                        const float inverse = normalise<RMS>(x[u], d, eps), share = 1.f / d;
                         float sum = 0.f, along = 0.f;
 #pragma unroll
                         for (int k = 0; k < L::K; k++)
 #pragma unroll
                             for (int j = 0; j < L::W; j++) {
                                 dweight.v[k][j] += g[u].v[k][j] * x[u].v[k][j];
-                                dbias.v[k][j] += g[u].v[k][j];
+                                if constexpr (!RMS) dbias.v[k][j] += g[u].v[k][j];
                                 g[u].v[k][j] *= weight.v[k][j];
                                 sum += g[u].v[k][j];
                                 along += g[u].v[k][j] * x[u].v[k][j];
                             }
-                        sum = head_sum<D>(sum) * share;
+                        sum = RMS ? 0.f : head_sum<D>(sum) * share;
                         along = head_sum<D>(along) * share;
 #pragma unroll
                         for (int k = 0; k < L::K; k++)
@@ -258,29 +262,34 @@ DEV void backward(H* dqkv, const H* qkv, const float* q_weight, const float* k_w
     }
 }
 
-#define QK_NORM_ROPE(H, type, D, name) \
-    KERNEL(128, qk_norm_rope_forward_##type##_##name, const H* qkv, H* out, const float* __restrict__ q_weight, \
+#define QK_NORM_ROPE(H, type, D, name, norm, RMS) \
+    KERNEL(128, norm##_rope_forward_##type##_##name, const H* qkv, H* out, const float* __restrict__ q_weight, \
            const float* __restrict__ q_bias, const float* __restrict__ k_weight, const float* __restrict__ k_bias, \
            const float* __restrict__ cos, const float* __restrict__ sin, int rows, int tokens, int heads, int dim, \
            float eps) { \
-        forward<H, D>(qkv, out, q_weight, q_bias, k_weight, k_bias, cos, sin, rows, tokens, heads, dim, eps); \
+        forward<H, D, RMS>(qkv, out, q_weight, q_bias, k_weight, k_bias, cos, sin, rows, tokens, heads, dim, eps); \
     } \
-    KERNEL(128, qk_norm_rope_backward_##type##_##name, H* __restrict__ dqkv, const H* __restrict__ qkv, \
+    KERNEL(128, norm##_rope_backward_##type##_##name, H* __restrict__ dqkv, const H* __restrict__ qkv, \
            const float* __restrict__ q_weight, const float* __restrict__ k_weight, const float* __restrict__ cos, \
            const float* __restrict__ sin, float* __restrict__ partial, int rows, int block_rows, int tokens, \
            int heads, int dim, float eps) { \
-        backward<H, D>(dqkv, qkv, q_weight, k_weight, cos, sin, partial, rows, block_rows, tokens, heads, dim, eps); \
+        backward<H, D, RMS>(dqkv, qkv, q_weight, k_weight, cos, sin, partial, rows, block_rows, tokens, heads, dim, \
+                            eps); \
     }
-#define HEADS(H, type) \
-    QK_NORM_ROPE(H, type, 64, 64) \
-    QK_NORM_ROPE(H, type, 72, 72) \
-    QK_NORM_ROPE(H, type, 0, any)
-HEADS(bf16, bf16)
-HEADS(f16, f16)
-HEADS(float, f32)
+#define HEADS(H, type, norm, RMS) \
+    QK_NORM_ROPE(H, type, 64, 64, norm, RMS) \
+    QK_NORM_ROPE(H, type, 72, 72, norm, RMS) \
+    QK_NORM_ROPE(H, type, 0, any, norm, RMS)
+#define NORMS(norm, RMS) \
+    HEADS(bf16, bf16, norm, RMS) \
+    HEADS(f16, f16, norm, RMS) \
+    HEADS(float, f32, norm, RMS)
+NORMS(qk_norm, false)
+NORMS(qk_rms_norm, true)
 
-// partial f32 [blocks, 4, d] to the gradients of the norms, f32 [d] each. A block takes 32 of the 4 d
-// columns; each warp adds a run of neighbouring blocks in order, then the runs are added in order.
+// partial f32 [blocks, 4, d] to the gradients of the norms, f32 [d] each; biases may be null. A block
+// takes 32 of the 4 d columns; each warp adds a run of neighbouring blocks in order, then the runs are
+// added in order.
 KERNEL(256, qk_norm_sums, const float* __restrict__ partial, float* __restrict__ q_weight, float* __restrict__ q_bias,
        float* __restrict__ k_weight, float* __restrict__ k_bias, int blocks, int d) {
     DYNAMIC_SHARED(float, sums);  // [warps, 32]
@@ -295,9 +304,9 @@ KERNEL(256, qk_norm_sums, const float* __restrict__ partial, float* __restrict__
     sync_block();
     if (warp == 0 && c < 4 * d) {
         const int which = c / d;
-        float* to = (which == 0 ? q_weight : which == 1 ? q_bias : which == 2 ? k_weight : k_bias) + c % d;
+        float* to = which == 0 ? q_weight : which == 1 ? q_bias : which == 2 ? k_weight : k_bias;
         float total = 0.f;
         for (int w = 0; w < warps; w++) total += sums[w * 32 + lane];
-        *to = total;
+        if (to) to[c % d] = total;
     }
 }

@@ -21,7 +21,8 @@ pub struct Shape {
     pub ty: Type,
 }
 
-/// Addresses for the four vectors f32 `[dim]` of the norms: parameters, or their gradients.
+/// Addresses for the four vectors f32 `[dim]` of the norms: parameters, or their gradients. Without
+/// biases, which are null then, they are RMSNorms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Norms {
     pub q_weight: Address,
@@ -66,9 +67,10 @@ impl Shape {
         int(3 * heads * dim).map(drop)
     }
 
-    fn kernel(&self, name: &str) -> String {
+    fn kernel(&self, steps: &Steps, pass: &str) -> String {
         let version = if self.fixed() { self.dim.to_string() } else { "any".to_owned() };
-        format!("{name}_{}_{version}", self.ty.name())
+        let rms = steps.norms.is_some_and(|norms| norms.q_bias == Address::NULL);
+        format!("{}_rope_{pass}_{}_{version}", if rms { "qk_rms_norm" } else { "qk_norm" }, self.ty.name())
     }
 
     fn fixed(&self) -> bool {
@@ -96,7 +98,7 @@ pub fn forward(shape: Shape, steps: &Steps, qkv: Address, out: Address) -> Resul
     shape.check(steps)?;
     let (n, t) = (norms(steps), tables(steps));
     Ok(Launch {
-        kernel: shape.kernel("qk_norm_rope_forward"),
+        kernel: shape.kernel(steps, "forward"),
         grid: [blocks(shape.rows, WARPS)?, 1],
         threads: 32 * WARPS as u32,
         shared: 0,
@@ -130,7 +132,7 @@ pub fn backward(shape: Shape, steps: &Steps, dqkv: Address, qkv: Address, partia
     let (n, t) = (norms(steps), tables(steps));
     let sums = if steps.norms.is_some() { WARPS * shape.heads_at_once() * 4 * shape.dim * 4 } else { 0 };
     Ok(Launch {
-        kernel: shape.kernel("qk_norm_rope_backward"),
+        kernel: shape.kernel(steps, "backward"),
         grid: [blocks(shape.rows, BLOCK_ROWS)?, 1],
         threads: 32 * WARPS as u32,
         shared: int(sums)?.cast_unsigned(),

@@ -10,7 +10,7 @@ use super::arena::Arena;
 use super::layers::{Linear, Weights};
 use super::layout::Layout;
 use crate::kernels::block::{GATE_ATTENTION, SHIFT_MLP};
-use crate::models::sit::{MlpKind, NORM_EPS, QK_NORM_EPS, SiTConfig};
+use crate::models::sit::{MlpKind, NORM_EPS, NormKind, SiTConfig};
 use candle_core::Result;
 use erw_gpu::kernels::activation::{self, SwiGlu};
 use erw_gpu::kernels::attention::Attention;
@@ -64,8 +64,26 @@ pub struct Parameters {
     /// The MLP's layers.
     pub(super) first: Linear,
     pub(super) second: Linear,
-    /// Of the QK-norms: weight and bias of q, then of k.
-    pub(super) norms: Option<[usize; 4]>,
+    /// Weights of the RMSNorms before attention and before the MLP; a LayerNorm has none.
+    pub(super) norms: Option<[usize; 2]>,
+    pub(super) qk_norms: Option<QkNorms>,
+}
+
+/// Places of the parameters of the QK-norms, of q and of k.
+#[derive(Debug, Clone, Copy)]
+pub struct QkNorms {
+    weights: [usize; 2],
+    /// `None`: RMSNorms.
+    biases: Option<[usize; 2]>,
+}
+
+impl QkNorms {
+    /// The parameters, or their gradients.
+    pub(super) fn addresses(self, at: impl Fn(usize) -> Address) -> Norms {
+        let [q_bias, k_bias] = self.biases.map_or([Address::NULL; 2], |places| places.map(&at));
+        let [q_weight, k_weight] = self.weights.map(&at);
+        Norms { q_weight, q_bias, k_weight, k_bias }
+    }
 }
 
 impl Parameters {
@@ -75,16 +93,22 @@ impl Parameters {
             MlpKind::Gelu => ("mlp.fc1", "mlp.fc2"),
             MlpKind::SwiGlu => ("mlp.w12", "mlp.w3"),
         };
-        let norm = |name: &str| layout.place(&format!("blocks.{block}.attn.{name}")).map(|place| place.first);
-        let norms = || -> Result<[usize; 4]> {
-            Ok([norm("q_norm.weight")?, norm("q_norm.bias")?, norm("k_norm.weight")?, norm("k_norm.bias")?])
+        let two = |names: [&str; 2]| -> Result<[usize; 2]> {
+            let place = |name: &str| layout.place(&format!("blocks.{block}.{name}")).map(|place| place.first);
+            Ok([place(names[0])?, place(names[1])?])
+        };
+        let rms = config.norm == NormKind::Rms;
+        let qk_norms = || -> Result<QkNorms> {
+            let biases = if rms { None } else { Some(two(["attn.q_norm.bias", "attn.k_norm.bias"])?) };
+            Ok(QkNorms { weights: two(["attn.q_norm.weight", "attn.k_norm.weight"])?, biases })
         };
         Ok(Self {
             qkv: linear("attn.qkv")?,
             proj: linear("attn.proj")?,
             first: linear(first)?,
             second: linear(second)?,
-            norms: if config.qk_norm { Some(norms()?) } else { None },
+            norms: if rms { Some(two(["norm1.weight", "norm2.weight"])?) } else { None },
+            qk_norms: if config.qk_norm { Some(qk_norms()?) } else { None },
         })
     }
 
@@ -202,6 +226,8 @@ pub struct Boundary {
     /// The branch above, if there is one.
     pub branch: Option<Branch>,
     pub modulation: Modulation,
+    /// Place of the weight of an RMSNorm.
+    pub weight: Option<usize>,
     /// The stream f32 before the branch above is added.
     pub x: Address,
     /// The stream behind it; null where nothing is written.
@@ -215,6 +241,8 @@ pub struct Boundary {
 pub struct Blocks {
     pub sizes: Sizes,
     pub weights: Weights,
+    /// Of the norms of queries and keys.
+    pub qk_eps: f64,
     /// Modulations `[B, width]` of all blocks.
     pub modulations: Table,
     /// Cosines and sines f32 `[tokens, head]`.
@@ -222,10 +250,11 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Shift and scale at place `vector` and the next, counted in vectors.
-    pub fn modulation(&self, vector: usize) -> Modulation {
-        let d = self.sizes.stream.width;
-        Modulation { table: self.modulations, shift: vector * d, scale: (vector + 1) * d }
+    /// Shift and scale at place `vector` and the next, counted in vectors; of an RMSNorm with the place
+    /// of its weight.
+    pub fn modulation(&self, vector: usize, weight: Option<usize>) -> Modulation {
+        let (d, weight) = (self.sizes.stream.width, weight.map(|place| self.weights.full(place)));
+        Modulation { table: self.modulations, shift: vector * d, scale: (vector + 1) * d, weight }
     }
 
     /// A branch whose gate is at place `vector`.
@@ -234,17 +263,19 @@ impl Blocks {
     }
 
     pub fn boundary(&self, program: &mut Program, b: &Boundary) -> Result<()> {
-        let Boundary { x, branch, modulation, x_out, h, stats } = *b;
+        let Boundary { x, branch, modulation, weight: _, x_out, h, stats } = *b;
         let launch = GateNorm { x, branch, modulation, x_out, h, stats, eps: NORM_EPS as f32 };
         program.launch(boundary::gate_norm_forward(self.sizes.stream, &launch)?);
         Ok(())
     }
 
     /// The boundary between attention and the MLP of block `i`.
-    pub(super) fn middle(&self, i: usize, at: &Activations) -> Boundary {
+    pub(super) fn middle(&self, i: usize, p: &Parameters, at: &Activations) -> Boundary {
+        let weight = p.norms.map(|[_, second]| second);
         Boundary {
             branch: Some(self.branch(at.y1, VECTORS * i + GATE_ATTENTION)),
-            modulation: self.modulation(VECTORS * i + SHIFT_MLP),
+            modulation: self.modulation(VECTORS * i + SHIFT_MLP, weight),
+            weight,
             x: at.x,
             x_out: at.between,
             h: at.h2,
@@ -260,7 +291,7 @@ impl Blocks {
         self.prepare(program, p, at)?;
         program.launch(self.attention(at).forward()?);
         weights.forward(program, &p.proj, at.attended, at.y1, rows);
-        self.boundary(program, &self.middle(i, at))?;
+        self.boundary(program, &self.middle(i, p, at))?;
         match self.sizes.mlp {
             MlpKind::Gelu => weights.forward_gelu(program, &p.first, at.h2, at.hidden, at.active, rows),
             MlpKind::SwiGlu => {
@@ -287,8 +318,8 @@ impl Blocks {
     }
 
     pub(super) fn steps(&self, p: &Parameters) -> Option<Steps> {
-        let norms = p.norms.map(|places| norms(places, |first| self.weights.full(first)));
-        (norms.is_some() || self.rope.is_some()).then_some(Steps { norms, rope: self.rope, eps: QK_NORM_EPS as f32 })
+        let norms = p.qk_norms.map(|places| places.addresses(|first| self.weights.full(first)));
+        (norms.is_some() || self.rope.is_some()).then_some(Steps { norms, rope: self.rope, eps: self.qk_eps as f32 })
     }
 
     pub(super) fn attention(&self, at: &Activations) -> Attention {
@@ -308,9 +339,4 @@ impl Blocks {
     pub(super) fn swiglu(&self, at: &Activations) -> SwiGlu {
         SwiGlu { ty: self.sizes.ty(), x: at.hidden, rows: self.sizes.rows(), width: self.sizes.inner }
     }
-}
-
-/// Weight and bias of both QK-norms, or their gradients.
-pub(super) fn norms([q_weight, q_bias, k_weight, k_bias]: [usize; 4], at: impl Fn(usize) -> Address) -> Norms {
-    Norms { q_weight: at(q_weight), q_bias: at(q_bias), k_weight: at(k_weight), k_bias: at(k_bias) }
 }

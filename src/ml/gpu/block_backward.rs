@@ -1,7 +1,7 @@
 //! The backward pass of a transformer block as commands, from what [`super::block`] kept.
 
 use super::arena::Arena;
-use super::block::{Activations, Blocks, Boundary, Parameters, Sizes, norms};
+use super::block::{Activations, Blocks, Boundary, Parameters, Sizes};
 use super::layers::Gradients;
 use crate::models::sit::MlpKind;
 use candle_core::Result;
@@ -27,15 +27,17 @@ pub struct Scratch {
     /// Partial sums, f32: of boundaries and of QK-norms.
     pub partial: Address,
     qk_partial: Address,
+    /// Parts of samples in the gradients of a bias and of the weight of an RMSNorm, f32.
     pub bias_of_sample: Address,
+    weight_of_sample: Address,
 }
 
 impl Scratch {
-    pub fn new(s: &Sizes, qk_norm: bool, arena: &mut Arena) -> Self {
+    pub fn new(s: &Sizes, qk_norm: bool, rms: bool, arena: &mut Arena) -> Self {
         let (rows, d, ty) = (s.rows(), s.stream.width, s.ty());
         let dactive = arena.take(rows * s.inner, ty);
         let some = |count: usize, ty, arena: &mut Arena| if count > 0 { arena.take(count, ty) } else { Address::NULL };
-        let qk = usize::from(qk_norm);
+        let (qk, rms) = (usize::from(qk_norm), usize::from(rms));
         Self {
             dx: arena.take(rows * d, Type::F32),
             dh: arena.take(rows * d, ty),
@@ -51,6 +53,7 @@ impl Scratch {
             partial: arena.take(boundary::partial_len(s.stream), Type::F32),
             qk_partial: some(qk * qk_norm_rope::backward_blocks(s.qk()) * 4 * s.head_dim(), Type::F32, arena),
             bias_of_sample: arena.take(s.stream.batch * d, Type::F32),
+            weight_of_sample: some(rms * s.stream.batch * d, Type::F32, arena),
         }
     }
 }
@@ -67,8 +70,8 @@ pub struct BlocksBackward {
 
 impl BlocksBackward {
     /// The backward pass of a boundary: the gradient of the stream in place, that of the branch
-    /// above to `scratch.dy`, those of its modulation, its gate, and the bias at `bias` that was
-    /// added to its branch.
+    /// above to `scratch.dy`, those of its modulation, its weight, its gate, and the bias at `bias`
+    /// that was added to its branch.
     pub fn boundary(
         &self,
         program: &mut Program,
@@ -97,12 +100,18 @@ impl BlocksBackward {
             dgates: self.dmodulations,
             bias_of_sample: scratch.bias_of_sample,
         });
-        let sums =
-            PartialSums { partial: scratch.partial, modulation: b.modulation, dmodulation: self.dmodulations, gate };
+        let sums = PartialSums {
+            partial: scratch.partial,
+            modulation: b.modulation,
+            dmodulation: self.dmodulations,
+            weight_of_sample: scratch.weight_of_sample,
+            gate,
+        };
         program.launch(boundary::partial_sums(s, &sums)?);
-        if let Some(bias) = bias {
-            let to = self.gradients.of(bias);
-            program.launch(boundary::bias_of_samples(s, scratch.bias_of_sample, to)?);
+        for (place, of_sample) in [(bias, scratch.bias_of_sample), (b.weight, scratch.weight_of_sample)] {
+            if let Some(place) = place {
+                program.launch(boundary::sums_of_samples(s, of_sample, self.gradients.of(place))?);
+            }
         }
         Ok(())
     }
@@ -126,7 +135,7 @@ impl BlocksBackward {
         }
         gradients.parameters(program, &p.first, scratch.dhidden, kept.h2, rows)?;
         gradients.input(program, &p.first, scratch.dhidden, scratch.dh, rows, Epilogue::None);
-        self.boundary(program, &self.blocks.middle(i, kept), Some(p.proj.bias), false, true)?;
+        self.boundary(program, &self.blocks.middle(i, p, kept), Some(p.proj.bias), false, true)?;
 
         gradients.weight(program, &p.proj, scratch.dy, kept.attended, rows);
         gradients.input(program, &p.proj, scratch.dy, scratch.dattended, rows, Epilogue::None);
@@ -145,8 +154,8 @@ impl BlocksBackward {
         let Some(steps) = self.blocks.steps(p) else { return Ok(()) };
         let (shape, scratch) = (self.blocks.sizes.qk(), &self.scratch);
         program.launch(qk_norm_rope::backward(shape, &steps, scratch.dqkv, kept.qkv, scratch.qk_partial)?);
-        if let Some(places) = p.norms {
-            let sums = norms(places, |first| self.gradients.of(first));
+        if let Some(places) = p.qk_norms {
+            let sums = places.addresses(|first| self.gradients.of(first));
             program.launch(qk_norm_rope::norm_sums(shape, scratch.qk_partial, sums)?);
         }
         Ok(())

@@ -7,7 +7,7 @@ use super::block::{Activations, Blocks, Boundary, Parameters, Shared, Sizes, VEC
 use super::layers::{Linear, Weights};
 use super::layout::{CLASS_TABLE, Layout};
 use crate::kernels::block::GATE_MLP;
-use crate::models::sit::{NormKind, SavedActivations, SiTConfig};
+use crate::models::sit::{NORM_EPS, NormKind, QK_NORM_EPS, SavedActivations, SiTConfig};
 use candle_core::{Result, bail};
 use erw_gpu::kernels::activation::{self, Activation, Pass};
 use erw_gpu::kernels::boundary::{Shape, Table};
@@ -18,9 +18,6 @@ use erw_gpu::program::{Address, Program, Type};
 /// # Errors
 /// A network that the kernels do not cover; the message names why.
 pub fn check(c: &SiTConfig) -> Result<()> {
-    if c.norm == NormKind::Rms {
-        bail!("`norm = \"rms\"`");
-    }
     if c.class_token.is_some() {
         bail!("`class_token`");
     }
@@ -98,19 +95,23 @@ pub(super) struct EndLayers {
     pub(super) classes: usize,
     /// The adaLN layers, which lie side by side, as one.
     pub(super) modulation: Linear,
+    /// Place of the weight of the final norm, if that is an RMSNorm.
+    norm: Option<usize>,
     /// `None` in a warmup.
     pub(super) last: Option<Linear>,
 }
 
 impl EndLayers {
     fn find(layout: &Layout, c: &SiTConfig, modulations: usize) -> Result<Self> {
-        let find = |name: &str| Linear::find(layout, name);
+        let (find, whole) = (|name: &str| Linear::find(layout, name), c.warmup_depth.is_none());
+        let rms = whole && c.norm == NormKind::Rms;
         Ok(Self {
             patches: find("x_embedder.proj")?,
             time: [find("t_embedder.mlp.0")?, find("t_embedder.mlp.2")?],
             classes: layout.place(CLASS_TABLE)?.first,
             modulation: Linear { outputs: modulations, ..find("blocks.0.adaLN_modulation.1")? },
-            last: if c.warmup_depth.is_none() { Some(find("final_layer.linear")?) } else { None },
+            norm: if rms { Some(layout.place("final_layer.norm_final.weight")?.first) } else { None },
+            last: if whole { Some(find("final_layer.linear")?) } else { None },
         })
     }
 }
@@ -162,8 +163,9 @@ impl Forward {
             (Keep::Nothing, Some(at)) => (at.y2, at.h1, at.stats1),
             _ => (arena.take(rows * d, ty), arena.take(rows * d, ty), arena.take(2 * rows, Type::F32)),
         };
+        let qk_eps = if c.norm == NormKind::Rms { NORM_EPS } else { QK_NORM_EPS };
         Ok(Self {
-            blocks: Blocks { sizes, weights, modulations, rope: tables.rope },
+            blocks: Blocks { sizes, weights, qk_eps, modulations, rope: tables.rope },
             parameters: (0..depth).map(|i| Parameters::find(layout, c, i)).collect::<Result<_>>()?,
             layers: EndLayers::find(layout, c, modulations.width)?,
             inputs: Inputs {
@@ -214,12 +216,10 @@ impl Forward {
         let x_out = at.map_or(self.last, |at| at.x);
         let (x, x_out) = above.map_or((x_out, Address::NULL), |(_, above)| (above.between, x_out));
         let (h, stats) = at.map_or((self.ends.final_h, self.ends.final_stats), |at| (at.h1, at.stats1));
-        let vector = match (at, self.layers.last) {
-            // Without a final layer only the stream is wanted. The norm goes nowhere.
-            (None, None) => VECTORS * i.saturating_sub(1),
-            _ => VECTORS * i,
-        };
-        Boundary { branch, modulation: blocks.modulation(vector), x, x_out, h, stats }
+        // Without a final layer only the stream is wanted. The norm goes nowhere.
+        let norm = if at.is_none() && self.layers.last.is_none() { i.saturating_sub(1) } else { i };
+        let weight = self.parameters.get(norm).map_or(self.layers.norm, |p| p.norms.map(|[first, _]| first));
+        Boundary { branch, modulation: blocks.modulation(VECTORS * norm, weight), weight, x, x_out, h, stats }
     }
 
     /// From the inputs to the velocity as tokens `ends.out`; in a warmup to the stream behind the

@@ -12,7 +12,7 @@ use super::layers::{Gradients, Linear, Weights};
 use super::layout::Layout;
 use super::reduction;
 use crate::models::projector::ProjectorKind;
-use crate::models::sit::{SavedActivations, SiTConfig};
+use crate::models::sit::{NormKind, SavedActivations, SiTConfig};
 use crate::ranks::tree;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::loss;
@@ -165,7 +165,7 @@ impl SitPrograms {
         let backward = BlocksBackward {
             blocks: forward.blocks,
             gradients: Gradients::new(state.weights, state.gradients, &largest, arena),
-            scratch: Scratch::new(&sizes, c.qk_norm, arena),
+            scratch: Scratch::new(&sizes, c.qk_norm, c.norm == NormKind::Rms, arena),
             dmodulations: arena.take(recipe.batch * modulations, ty),
         };
         let widest_features = c.z_dims.iter().copied().max();
