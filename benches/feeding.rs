@@ -88,6 +88,7 @@ fn measure(case: &str) -> Result<Value> {
         keep: SavedActivations::Everything,
         averages: 1,
         spatial_norm: None,
+        velocity_cosine: 0.0,
     };
     let cfg = FitConfig::new(2 + BATCHES, 1e-4, dir.path());
     let make = |place| training.batch(place);

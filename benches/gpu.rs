@@ -316,6 +316,7 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
         keep: SavedActivations::Everything,
         averages: 1,
         spatial_norm: None,
+        velocity_cosine: 0.0,
     };
     let card = Card::new(0)?;
     let (_, before, _) = card.describe()?;

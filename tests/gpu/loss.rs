@@ -3,7 +3,7 @@
 use super::embedding::place;
 use super::support::{Output, TYPES, epsilon, error, normal, round_all, run, unwritten, upload};
 use erw_gpu::kernels::embedding::Image;
-use erw_gpu::kernels::loss::{self, CosineLoss, LossEnd, VelocityLoss, ZScore};
+use erw_gpu::kernels::loss::{self, CosineLoss, LossEnd, VelocityCosine, VelocityLoss, ZScore};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Launch, Program, Type};
 
@@ -18,14 +18,26 @@ fn partial(card: &dyn Machine, count: usize) -> Address {
     card.allocate(8 * count).unwrap()
 }
 
+const IMAGES: [Image; 3] = [
+    Image { samples: 2, channels: 4, side: 32, patch: 2 },
+    Image { samples: 3, channels: 3, side: 12, patch: 2 },
+    Image { samples: 1, channels: 4, side: 4, patch: 1 },
+];
+
+/// The target's numbers in the order of tokens.
+fn as_tokens(image: &Image, target: &[f32]) -> Vec<f32> {
+    let (channels, patch) = (image.channels, image.patch);
+    let width = channels * patch * patch;
+    let at = |i: usize| {
+        let k = i % width;
+        target[place(image, i / width, [k % channels, k / channels / patch, k / channels % patch])]
+    };
+    (0..image.count()).map(at).collect()
+}
+
 #[test]
 fn squared_error_and_its_gradient() {
-    let images = [
-        Image { samples: 2, channels: 4, side: 32, patch: 2 },
-        Image { samples: 3, channels: 3, side: 12, patch: 2 },
-        Image { samples: 1, channels: 4, side: 4, patch: 1 },
-    ];
-    for image in images {
+    for image in IMAGES {
         for ty in TYPES {
             let (count, factor) = (image.count(), 0.37f32);
             let (out, target) = (round_all(&normal(1, count), ty), normal(2, count));
@@ -33,8 +45,9 @@ fn squared_error_and_its_gradient() {
                 let (tokens, targets) = (upload(card, &out, ty), upload(card, &target, Type::F32));
                 let (dout, result) = (unwritten(card, count, ty), unwritten(card, 2, Type::F32));
                 let factor = upload(card, &[factor], Type::F32);
+                let (partial_of, cosine) = (Address::NULL, None);
                 let launch =
-                    VelocityLoss { image, ty, out: tokens, target: targets, factor, dout, partial: Address::NULL };
+                    VelocityLoss { image, ty, out: tokens, target: targets, factor, dout, partial: partial_of, cosine };
                 let parts = launch.partial_count();
                 let launch = VelocityLoss { partial: partial(card, parts), ..launch };
                 let value_only = VelocityLoss { dout: Address::NULL, ..launch };
@@ -50,15 +63,8 @@ fn squared_error_and_its_gradient() {
                 ];
                 (program(all), vec![(dout, count, ty), (result, 1, Type::F32), (tokens, count, ty)])
             });
-            let (channels, patch) = (image.channels, image.patch);
-            let width = channels * patch * patch;
-            let apart: Vec<f64> = (0..count)
-                .map(|i| {
-                    let k = i % width;
-                    let inner = [k % channels, k / channels / patch, k / channels % patch];
-                    f64::from(out[i]) - f64::from(target[place(&image, i / width, inner)])
-                })
-                .collect();
+            let target = as_tokens(&image, &target);
+            let apart: Vec<f64> = out.iter().zip(&target).map(|(o, t)| f64::from(*o) - f64::from(*t)).collect();
             let gradient: Vec<f64> = apart.iter().map(|d| 2.0 * f64::from(factor) * d).collect();
             let mean = apart.iter().map(|d| d * d).sum::<f64>() / count as f64;
             // A difference and a product in f32, then one rounding.
@@ -70,12 +76,73 @@ fn squared_error_and_its_gradient() {
     }
 }
 
-/// Loss and gradient of one micro-batch: mean of -cos, and factor times the gradient of its sum.
-fn negative_cosine(p: &[f32], f: &[f32], width: usize, factor: f64) -> (f64, Vec<f64>) {
+/// Loss and gradient of the velocity's squared error with its direction.
+#[test]
+fn direction_and_its_gradient() {
+    let wide = Image { samples: 1, channels: 32, side: 6, patch: 1 };
+    for image in IMAGES.into_iter().chain([wide]) {
+        for ty in TYPES {
+            let (count, factor, by_cosine) = (image.count(), 0.37f32, 1.7f32);
+            // The first place has no direction, as in the first step of a training.
+            let mut out = round_all(&normal(1, count), ty);
+            out[..image.channels].fill(0.0);
+            let target = normal(2, count);
+            let got = run(|card| {
+                let (tokens, targets) = (upload(card, &out, ty), upload(card, &target, Type::F32));
+                let (dout, result) = (unwritten(card, count, ty), unwritten(card, 2, Type::F32));
+                let [factor, by_cosine] = [factor, by_cosine].map(|f| upload(card, &[f], Type::F32));
+                let parts = loss::velocity_partials(&image, true);
+                let [squares, directions] = [(); 2].map(|()| partial(card, parts));
+                let launch = VelocityLoss {
+                    image,
+                    ty,
+                    out: tokens,
+                    target: targets,
+                    factor,
+                    dout,
+                    partial: squares,
+                    cosine: Some(VelocityCosine { factor: by_cosine, partial: directions }),
+                };
+                assert_eq!(launch.partial_count(), parts);
+                let end = LossEnd { partial: squares, count: parts, result, terms: count, add: false };
+                let of_directions =
+                    LossEnd { partial: directions, result: result.offset(4), terms: image.places(), ..end };
+                let all = [
+                    loss::velocity_loss(&launch).unwrap(),
+                    loss::loss_end(&end).unwrap(),
+                    loss::loss_end(&of_directions).unwrap(),
+                    loss::velocity_loss(&VelocityLoss { dout: Address::NULL, ..launch }).unwrap(),
+                    loss::velocity_loss(&VelocityLoss { dout: tokens, ..launch }).unwrap(),
+                ];
+                (program(all), vec![(dout, count, ty), (result, 2, Type::F32), (tokens, count, ty)])
+            });
+            let target = as_tokens(&image, &target);
+            let (mean, along) = negative_cosine(&out, &target, image.channels, f64::from(by_cosine), 1e-8);
+            let apart: Vec<f64> = out.iter().zip(&target).map(|(o, t)| f64::from(*o) - f64::from(*t)).collect();
+            let gradient: Vec<f64> =
+                apart.iter().zip(&along).map(|(d, along)| 2.0 * f64::from(factor) * d + along).collect();
+            let squares = apart.iter().map(|d| d * d).sum::<f64>() / count as f64;
+            let slack = 8.0 * epsilon(Type::F32);
+            assert!(error(&got[1], &[squares, 1.0 + mean]) < slack, "{image:?} {ty:?}");
+            assert_eq!(got[0], got[2], "in place");
+            // The gradient without a direction is the inverse of the least length, beyond f16.
+            let (none, rest) = (&got[0][..image.channels], &got[0][image.channels..]);
+            let (want_none, want) = (&gradient[..image.channels], &gradient[image.channels..]);
+            assert!(error(rest, want) < epsilon(ty) + slack, "{image:?} {ty:?}");
+            if ty != Type::F16 {
+                assert!(error(none, want_none) < epsilon(ty) + slack, "{image:?} {ty:?}");
+            }
+        }
+    }
+}
+
+/// Loss and gradient of one micro-batch: mean of -cos, and factor times the gradient of its sum. Rows
+/// count as at least as long as `least`.
+fn negative_cosine(p: &[f32], f: &[f32], width: usize, factor: f64, least: f64) -> (f64, Vec<f64>) {
     let (mut sum, mut gradient) = (0.0, vec![]);
     for (p, f) in p.chunks(width).zip(f.chunks(width)) {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        let (pp, ff, pf) = (dot(p, p) + 1e-24, dot(f, f) + 1e-24, dot(p, f));
+        let (pp, ff, pf) = (dot(p, p) + least * least, dot(f, f) + least * least, dot(p, f));
         let lengths = pp.sqrt() * ff.sqrt();
         sum -= pf / lengths;
         let one = |(p, f): (&f32, &f32)| -factor * (f64::from(*f) - f64::from(*p) * pf / pp) / lengths;
@@ -117,7 +184,7 @@ fn cosine_case(ty: Type, features_type: Type, rows: usize, width: usize) {
         ];
         (program(all), vec![(d, count, ty), (result, 1, Type::F32)])
     });
-    let (mean, gradient) = negative_cosine(&p, &f, width, f64::from(factor));
+    let (mean, gradient) = negative_cosine(&p, &f, width, f64::from(factor), 1e-12);
     let errors = [error(&got[0], &gradient), error(&got[1], &[mean])];
     // Sums of a row in f32: 36 numbers a lane, then five steps. One rounding of the gradient.
     let sums = 16.0 * epsilon(Type::F32);
@@ -166,7 +233,7 @@ fn a_zero_row_has_cosine_zero_and_a_finite_gradient() {
         let all = [loss::cosine_loss(&launch).unwrap(), loss::loss_end(&end).unwrap()];
         (program(all), vec![(d, width, Type::F32), (result, 1, Type::F32)])
     });
-    let (mean, gradient) = negative_cosine(&vec![0.0; width], &f, width, 1.0);
+    let (mean, gradient) = negative_cosine(&vec![0.0; width], &f, width, 1.0, 1e-12);
     assert_eq!((f64::from(got[1][0]), got[0].iter().all(|d| d.is_finite())), (mean, true));
     assert!(error(&got[0], &gradient) < 16.0 * epsilon(Type::F32));
 }

@@ -10,7 +10,7 @@ use erw::ml::diffusion::loss;
 use erw::ml::gpu::sit::Recipe;
 use erw::ml::kernels::autograd::gradients;
 use erw::ml::models::sit::{Also, MlpKind, NormKind, SavedActivations, SiT, SiTConfig};
-use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::nn::params::Tensors;
 use erw::ml::nn::precision::Precision;
 use erw::ml::observer::Observer;
 use erw::ml::ranks::Ranks;
@@ -23,6 +23,7 @@ use erw::ml::train::{Callbacks, fit, fit_engine};
 use erw_gpu::machine::{Link, Machine};
 use erw_gpu::program::Type;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use tempfile::TempDir;
 
@@ -48,7 +49,17 @@ const ADAMW: AdamWConfig =
 
 fn recipe(config: &SiTConfig, ty: Type) -> Recipe {
     let (keep, averages) = (SavedActivations::Everything, 2);
-    Recipe { config: config.clone(), batch: BATCH, micro_batches: 1, ranks: 1, ty, keep, averages, spatial_norm: None }
+    Recipe {
+        config: config.clone(),
+        batch: BATCH,
+        micro_batches: 1,
+        ranks: 1,
+        ty,
+        keep,
+        averages,
+        spatial_norm: None,
+        velocity_cosine: 0.0,
+    }
 }
 
 fn feed(config: &SiTConfig, micro: u64) -> Feed {
@@ -66,40 +77,36 @@ fn feed(config: &SiTConfig, micro: u64) -> Feed {
     }
 }
 
-/// Velocity, alignment and gradients of a micro-batch by candle's operations.
-fn on_the_cpu(
-    params: &ParamSet,
-    model: &SiT,
-    feed: &Feed,
-    spatial_norm: Option<f64>,
-    aligned: bool,
-) -> (Option<f64>, f64, Tensors) {
+/// The losses of a micro-batch by candle's operations: their sum, and each by its name.
+fn on_the_cpu(model: &SiT, feed: &Feed, recipe: &Recipe) -> candle_core::Result<StepLoss> {
     let alignment = Alignment {
-        spatial_norm: if spatial_norm.is_some() { SpatialNorm::Zscore } else { SpatialNorm::None },
-        spatial_norm_alpha: spatial_norm.unwrap_or(0.0),
+        spatial_norm: if recipe.spatial_norm.is_some() { SpatialNorm::Zscore } else { SpatialNorm::None },
+        spatial_norm_alpha: recipe.spatial_norm.unwrap_or(0.0),
         ..Alignment::COSINE
     };
-    let number = |t: &Tensor| f64::from(t.to_scalar::<f32>().unwrap());
-    let align = |projections: &[Tensor]| alignment.loss(feed.features.clone(), projections).unwrap();
-    let (velocity, aligned, total) = match &feed.target {
-        Some(target) => {
-            let also = Also { projections: aligned, hidden: None, ..Also::default() };
-            let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also).unwrap();
-            let velocity = loss::velocity(&out.velocity, target).unwrap();
-            if aligned {
-                let aligned = align(&out.projections);
-                let total = (&velocity + (&aligned * WEIGHT).unwrap()).unwrap();
-                (Some(number(&velocity)), number(&aligned), total)
-            } else {
-                (Some(number(&velocity)), 0.0, velocity)
-            }
-        }
-        None => {
-            let aligned = align(&model.projections(&feed.point, &feed.times, &feed.classes).unwrap());
-            (None, number(&aligned), (aligned * WEIGHT).unwrap())
-        }
+    let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
+    let align = |projections: &[Tensor]| alignment.loss(feed.features.clone(), projections);
+    let Some(target) = &feed.target else {
+        let aligned = align(&model.projections(&feed.point, &feed.times, &feed.classes)?)?;
+        return Ok(StepLoss { loss: (aligned * feed.alignment_weight)?, parts: vec![] });
     };
-    (velocity, aligned, gradients(params.vars(), &total).unwrap())
+    let also = Also { projections: feed.alignment_weight != 0.0, ..Also::default() };
+    let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also)?;
+    let mut loss = loss::velocity(&out.velocity, target)?;
+    let mut parts = vec![("velocity", number(&loss)?), ("alignment_weight", feed.alignment_weight)];
+    if recipe.velocity_cosine > 0.0 {
+        let cosine = loss::velocity_cosine(&out.velocity, target)?;
+        parts.push(("velocity_cosine", number(&cosine)?));
+        loss = (loss + (cosine * recipe.velocity_cosine)?)?;
+    }
+    let mut alignment = 0.0;
+    if also.projections {
+        let aligned = align(&out.projections)?;
+        alignment = number(&aligned)?;
+        loss = (loss + (aligned * feed.alignment_weight)?)?;
+    }
+    parts.push(("alignment", alignment));
+    Ok(StepLoss { loss, parts })
 }
 
 fn norm(t: &Tensor) -> f64 {
@@ -125,7 +132,8 @@ fn compare(what: &str, config: &SiTConfig, change: impl Fn(&mut Recipe), ty: Typ
     let (params, model) = network(config, Precision::F32);
     let mut recipe = recipe(config, ty);
     change(&mut recipe);
-    let (velocity, aligned, want) = on_the_cpu(&params, &model, &feed(config, 0), recipe.spatial_norm, true);
+    let StepLoss { loss, parts } = on_the_cpu(&model, &feed(config, 0), &recipe).unwrap();
+    let want = gradients(params.vars(), &loss).unwrap();
     let card = card();
     let mut feeder = |_, micro: usize| Ok(feed(config, micro as u64));
     let mut engine =
@@ -134,9 +142,13 @@ fn compare(what: &str, config: &SiTConfig, change: impl Fn(&mut Recipe), ty: Typ
     // Small gradients vanish in f16 unless the loss is scaled.
     let scale = if ty == Type::F16 { 4096.0 } else { 1.0 };
     let StepGradients { losses, norm } = engine.gradients(0, 0..1, scale, &Ranks::default()).unwrap();
-    let got = losses[0].loss / scale;
-    let loss = velocity.unwrap_or(0.0) + WEIGHT * aligned;
+    let (got, loss) = (losses[0].loss / scale, f64::from(loss.to_scalar::<f32>().unwrap()));
     assert!((got - loss).abs() < bound * loss.abs(), "{what}: the loss is {got}, not {loss}");
+    let got: BTreeMap<_, _> = losses[0].parts.iter().copied().collect();
+    assert_eq!(got.len(), parts.len(), "{what}: {got:?}");
+    for (name, part) in parts {
+        assert!((got[name] - part).abs() < bound * part.abs().max(0.1), "{what}: {name} is {}, not {part}", got[name]);
+    }
     let got = engine.named_gradients().unwrap();
     let got = got.into_iter().map(|(name, t)| (name, (t / scale).unwrap())).collect();
     let (error, name) = worst(&got, &want);
@@ -161,6 +173,9 @@ fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
     compare("rms, warmup", &SiTConfig { warmup_depth: Some(2), ..rms.clone() }, none, Type::F32, bound);
     let lightning = SiTConfig { rope: true, qk_norm: true, mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, depth: 5, ..rms };
     compare("rms everywhere", &lightning, |r| r.keep = SavedActivations::Inputs, Type::F32, bound);
+    compare("direction", &base, |r| r.velocity_cosine = 1.0, Type::F32, bound);
+    let one = SiTConfig { patch_size: 1, input_size: 4, in_channels: 12, ..base.clone() };
+    compare("direction of 12 channels", &one, |r| r.velocity_cosine = 0.3, Type::F32, bound);
     let two = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![3, 1], ..base.clone() };
     compare("two encoders", &two, |r| r.spatial_norm = Some(0.6), Type::F32, bound);
     let same = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![2], ..base.clone() };
@@ -187,6 +202,7 @@ fn gradients_in_half_precision_equal_those_in_f32_up_to_rounding() {
         compare("swiglu", &swiglu, |r| r.keep = SavedActivations::Inputs, ty, bound);
         compare("warmup", &SiTConfig { warmup_depth: Some(2), ..config() }, |_| {}, ty, bound);
         compare("rms", &SiTConfig { norm: NormKind::Rms, ..all.clone() }, |_| {}, ty, bound);
+        compare("direction", &config(), |r| r.velocity_cosine = 1.0, ty, bound);
         // Heads of 72 on tensor cores.
         compare("heads of 72", &SiTConfig { hidden: 144, rope: true, ..config() }, |_| {}, ty, bound);
     }
@@ -288,24 +304,10 @@ fn micro_batches(config: &SiTConfig, ty: Type) -> Recipe {
 fn a_training_in_f32_follows_that_of_the_cpu() {
     let (config, dir) = (SiTConfig { rope: true, qk_norm: true, ..small() }, TempDir::new().unwrap());
     let cfg = settings(&dir);
-    let got = train(&cfg, &micro_batches(&config, Type::F32), &Until::new(None), &|_, _| {}).unwrap();
+    let recipe = Recipe { velocity_cosine: 1.0, ..micro_batches(&config, Type::F32) };
+    let got = train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap();
     let (params, model) = network(&config, Precision::F32);
-    let mut loss = |step, micro| {
-        let feed = feed_of(&config, step, micro);
-        let aligned = feed.alignment_weight != 0.0;
-        let also = Also { projections: aligned, hidden: None, ..Also::default() };
-        let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also)?;
-        let velocity = loss::velocity(&out.velocity, feed.target.as_ref().unwrap())?;
-        let parts =
-            |align: f64, weight: f64, v: f64| vec![("velocity", v), ("alignment", align), ("alignment_weight", weight)];
-        let v = f64::from(velocity.to_scalar::<f32>()?);
-        if !aligned {
-            return Ok(StepLoss { loss: velocity, parts: parts(0.0, 0.0, v) });
-        }
-        let align = Alignment::COSINE.loss(feed.features, &out.projections)?;
-        let parts = parts(f64::from(align.to_scalar::<f32>()?), WEIGHT, v);
-        Ok(StepLoss { loss: (velocity + (align * WEIGHT)?)?, parts })
-    };
+    let mut loss = |step, micro| on_the_cpu(&model, &feed_of(&config, step, micro), &recipe);
     let other = TempDir::new().unwrap();
     let cfg = settings(&other);
     let want = match fit(&params, &cfg, &Until::new(None), &mut Callbacks::default(), &mut loss).unwrap() {
@@ -332,6 +334,7 @@ fn a_training_in_f32_follows_that_of_the_cpu() {
 fn a_training_that_was_cut_off_resumes_with_the_same_bits() {
     for (ty, norm) in [(Type::Bf16, NormKind::Layer), (Type::F16, NormKind::Layer), (Type::Bf16, NormKind::Rms)] {
         let recipe = micro_batches(&SiTConfig { qk_norm: true, depth: 4, norm, ..small() }, ty);
+        let recipe = Recipe { velocity_cosine: if norm == NormKind::Rms { 1.0 } else { 0.0 }, ..recipe };
         let whole = TempDir::new().unwrap();
         let cfg = FitConfig { loss_scaling: ty == Type::F16, ..settings(&whole) };
         let want = train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap();
@@ -432,7 +435,7 @@ fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
 
 #[test]
 fn a_training_takes_the_memory_that_was_told() {
-    let recipe = recipe(&SiTConfig { norm: NormKind::Rms, ..config() }, Type::Bf16);
+    let recipe = Recipe { velocity_cosine: 1.0, ..recipe(&SiTConfig { norm: NormKind::Rms, ..config() }, Type::Bf16) };
     let (params, model) = network(&recipe.config, Precision::F32);
     let card = Counting::new(card());
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));

@@ -23,6 +23,11 @@ impl Image {
         self.samples * self.channels * self.side * self.side
     }
 
+    /// Places of all samples, each with a number a channel.
+    pub fn places(&self) -> usize {
+        self.samples * self.side * self.side
+    }
+
     /// # Errors
     /// A side that patches do not divide, or tokens whose width is no multiple of 4.
     pub(super) fn check(&self) -> Result<()> {

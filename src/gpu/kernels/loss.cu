@@ -33,6 +33,64 @@ template <class H> DEV void velocity_loss(const H* out, const float* target, con
     if (TID == 0) partial[BX] = sum;
 }
 
+// Added to squared lengths: acts like a lower bound on the length, with a finite gradient at zero.
+// 1e-12 is that of alignments, 1e-8 that of velocities (ml/diffusion/loss).
+constexpr float TINY = 1e-24f, TINY_VELOCITY = 1e-16f;
+
+// What a row needs: the cosine of p and f, and its gradient with respect to p times scale, which is
+// by_f f - by_p p. pp and ff are squared lengths, with what is added to them.
+struct Cosine { float value, by_f, by_p; };
+DEV Cosine cosine_of(float pp, float ff, float pf, float scale) {
+    float lengths = sqrtf(pp) * sqrtf(ff), by_f = scale / lengths;
+    return {pf / lengths, by_f, by_f * pf / pp};
+}
+
+// Squared error as above, and the direction beside it (LightningDiT, arXiv 2501.01423): 1 - cosine of
+// out and target over the channels of each of the n places. partial[block] = the sum of squares over
+// 1,024 places, cosine_partial[block] that of 1 - cosine; dout = 2 factor (out - target) +
+// cosine_factor times the gradient of 1 - cosine. A place a thread, number by number: there are few.
+template <class H> DEV void velocity_cosine_loss(const H* out, const float* target, const float* factor,
+                                                 const float* cosine_factor, H* dout, double* partial,
+                                                 double* cosine_partial, int channels, int side, int patch,
+                                                 int64_t n) {
+    const float scale = 2.f * factor[0];
+    const int inner = patch * patch, grid = side / patch;
+    const int64_t plane = static_cast<int64_t>(side) * side;
+    double squares = 0, directions = 0;
+    for (int part = 0; part < 4; part++) {
+        int64_t i = static_cast<int64_t>(BX) * 1024 + part * 256 + TID;
+        if (i < n) {
+            int64_t row = i / inner, sample = row / (grid * grid);
+            int token = static_cast<int>(row % (grid * grid)), k = static_cast<int>(i % inner);
+            int y = token / grid * patch + k / patch, x = token % grid * patch + k % patch;
+            const H* p = out + i * channels;
+            const float* f = target + sample * channels * plane + y * side + x;
+            float pp = 0.f, ff = 0.f, pf = 0.f;
+            for (int c = 0; c < channels; c++) {
+                float a = to_f32(p[c]), b = f[c * plane], apart = a - b;
+                squares += static_cast<double>(apart * apart);
+                pp += a * a;
+                ff += b * b;
+                pf += a * b;
+            }
+            Cosine cosine = cosine_of(pp + TINY_VELOCITY, ff + TINY_VELOCITY, pf, -cosine_factor[0]);
+            directions += 1.0 - static_cast<double>(cosine.value);
+            if (dout) {
+                for (int c = 0; c < channels; c++) {
+                    float a = to_f32(p[c]), b = f[c * plane];
+                    dout[i * channels + c] = round_to<H>(scale * (a - b) + (cosine.by_f * b - cosine.by_p * a));
+                }
+            }
+        }
+    }
+    squares = block_sum(squares);
+    directions = block_sum(directions);
+    if (TID == 0) {
+        partial[BX] = squares;
+        cosine_partial[BX] = directions;
+    }
+}
+
 // result = (result, if `add`, else 0) + the sum of all partial sums / terms. One block of 256.
 KERNEL(256, loss_end, const double* partial, float* result, int count, int64_t terms, int add) {
     double sum = 0;
@@ -41,19 +99,9 @@ KERNEL(256, loss_end, const double* partial, float* result, int count, int64_t t
     if (TID == 0) result[0] = static_cast<float>((add ? result[0] : 0.0) + sum / static_cast<double>(terms));
 }
 
-// Added to squared lengths: acts like a lower bound of 1e-12 on the length, with a finite gradient
-// at zero.
-constexpr float TINY = 1e-24f;
-
-// What a row needs: the cosine of p and f, and its gradient with respect to p times scale, which is
-// by_f f - by_p p.
-struct Cosine { float value, by_f, by_p; };
-DEV Cosine cosine_of(float pp, float ff, float pf, float scale) {
-    pp = warp_sum(pp) + TINY;
-    ff = warp_sum(ff) + TINY;
-    pf = warp_sum(pf);
-    float lengths = sqrtf(pp) * sqrtf(ff), by_f = scale / lengths;
-    return {pf / lengths, by_f, by_f * pf / pp};
+// The same from the parts of a warp's lanes.
+DEV Cosine cosine_of_warp(float pp, float ff, float pf, float scale) {
+    return cosine_of(warp_sum(pp) + TINY, warp_sum(ff) + TINY, warp_sum(pf), scale);
 }
 
 // A row by a warp. Width 128 V: the row stays in registers. Returns the cosine.
@@ -76,7 +124,7 @@ template <int V> struct Rows {
                 pf += a[i].v[j] * b[i].v[j];
             }
         }
-        Cosine c = cosine_of(pp, ff, pf, scale);
+        Cosine c = cosine_of_warp(pp, ff, pf, scale);
         if (dp) {
             #pragma unroll
             for (int i = 0; i < V; i++) {
@@ -101,7 +149,7 @@ template <> struct Rows<0> {
                 pf += a.v[j] * b.v[j];
             }
         }
-        Cosine c = cosine_of(pp, ff, pf, scale);
+        Cosine c = cosine_of_warp(pp, ff, pf, scale);
         if (dp) {
             for (int k = TID % 32 * 4; k < width; k += 128) {
                 Four a = load4(p + k), b = load4(f + k);
@@ -200,6 +248,12 @@ template <class H> DEV void z_score(const H* x, H* y, int tokens, int width, flo
     KERNEL(256, velocity_loss_##T, const H* out, const float* target, const float* factor, H* dout, double* partial, \
            int channels, int side, int patch, int64_t n) { \
         velocity_loss(out, target, factor, dout, partial, channels, side, patch, n); \
+    } \
+    KERNEL(256, velocity_cosine_loss_##T##_any, const H* out, const float* target, const float* factor, \
+           const float* cosine_factor, H* dout, double* partial, double* cosine_partial, int channels, int side, \
+           int patch, int64_t n) { \
+        velocity_cosine_loss(out, target, factor, cosine_factor, dout, partial, cosine_partial, channels, side, patch, \
+                             n); \
     } \
     KERNEL(256, z_score_##T, const H* x, H* y, int tokens, int width, float alpha) { \
         z_score(x, y, tokens, width, alpha); \

@@ -1,7 +1,7 @@
 //! Launches of `loss.cu`: losses with their gradients, and the z-score of features.
 
 use super::embedding::Image;
-use super::{blocks, flat, int};
+use super::{blocks, int};
 use crate::program::{Address, Launch, Type};
 use candle_core::{Result, bail};
 
@@ -9,6 +9,8 @@ use candle_core::{Result, bail};
 const WIDTHS: [usize; 5] = [128, 384, 768, 1024, 1152];
 /// Numbers of a partial sum of the velocity loss.
 const NUMBERS: usize = 4096;
+/// Places of a partial sum of the velocity loss with its cosine.
+const PLACES: usize = 1024;
 /// Rows of a partial sum of the cosine loss.
 const ROWS: usize = 32;
 
@@ -28,11 +30,24 @@ pub struct VelocityLoss {
     pub dout: Address,
     /// f64 `[partial_count]`
     pub partial: Address,
+    /// The loss of the velocity's direction beside it.
+    pub cosine: Option<VelocityCosine>,
 }
 
-/// Numbers of [`VelocityLoss::partial`] for these images.
-pub fn velocity_partials(image: &Image) -> usize {
-    image.count().div_ceil(NUMBERS)
+/// Mean over places of 1 - cosine of out and target over channels. Its gradient is added to `dout`.
+#[derive(Debug, Clone, Copy)]
+pub struct VelocityCosine {
+    /// An f32 number, see
+    /// [`Scalars::VELOCITY_COSINE_FACTOR`](super::scalars::Scalars::VELOCITY_COSINE_FACTOR).
+    pub factor: Address,
+    /// f64 `[partial_count]`
+    pub partial: Address,
+}
+
+/// Numbers of [`VelocityLoss::partial`] for these images, and of [`VelocityCosine::partial`] if there is
+/// one.
+pub fn velocity_partials(image: &Image, cosine: bool) -> usize {
+    if cosine { image.places().div_ceil(PLACES) } else { image.count().div_ceil(NUMBERS) }
 }
 
 /// Numbers of [`CosineLoss::partial`] for so many rows.
@@ -43,25 +58,26 @@ pub fn cosine_partials(rows: usize) -> usize {
 impl VelocityLoss {
     /// Numbers of `partial`.
     pub fn partial_count(&self) -> usize {
-        velocity_partials(&self.image)
+        velocity_partials(&self.image, self.cosine.is_some())
     }
 }
 
 pub fn velocity_loss(a: &VelocityLoss) -> Result<Launch> {
-    a.image.check()?;
-    let arguments = vec![
-        a.out.into(),
-        a.target.into(),
-        a.factor.into(),
-        a.dout.into(),
-        a.partial.into(),
-        int(a.image.channels)?.into(),
-        int(a.image.side)?.into(),
-        int(a.image.patch)?.into(),
-    ];
-    let count = a.image.count();
-    let launch = flat(format!("velocity_loss_{}", a.ty.name()), count, arguments)?;
-    Ok(Launch { grid: [blocks(count, NUMBERS)?, 1], ..launch })
+    let image = &a.image;
+    image.check()?;
+    let (factor, partial) = (a.cosine.map(|c| c.factor), a.cosine.map(|c| c.partial));
+    let addresses = [a.out, a.target, a.factor].into_iter().chain(factor).chain([a.dout, a.partial]).chain(partial);
+    let mut arguments: Vec<_> = addresses.map(Into::into).collect();
+    for size in [image.channels, image.side, image.patch] {
+        arguments.push(int(size)?.into());
+    }
+    let (kernel, count) = match a.cosine {
+        None => (format!("velocity_loss_{}", a.ty.name()), image.count()),
+        Some(_) => (format!("velocity_cosine_loss_{}_any", a.ty.name()), image.places()),
+    };
+    arguments.push((count as i64).into());
+    let grid = [int(a.partial_count())?.cast_unsigned(), 1];
+    Ok(Launch { kernel, grid, threads: 256, shared: 0, arguments })
 }
 
 /// Negative cosine of projections and features, row by row.

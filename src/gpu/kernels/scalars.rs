@@ -40,6 +40,9 @@ impl Scalars {
     /// What the gradient of summed negative cosines is multiplied by: loss scale coefficient /
     /// (rows encoders).
     pub const ALIGNMENT_FACTOR: usize = 13;
+    /// What the gradient of the summed 1 - cosine of velocities is multiplied by: loss scale weight /
+    /// places of the image batch. Behind `ALIGNMENT_FACTOR`.
+    pub const VELOCITY_COSINE_FACTOR: usize = 14;
 
     /// Averages of the weights: decay, then 1 - decay, each rounded from f64. Two numbers for each
     /// of up to [`Self::MOST_AVERAGES`].
@@ -69,6 +72,8 @@ impl Results {
     pub const VELOCITY: usize = 0;
     /// Mean over encoders of the mean negative cosine.
     pub const ALIGNMENT: usize = 1;
+    /// Mean of 1 - cosine of the velocities.
+    pub const VELOCITY_COSINE: usize = 2;
     pub const MOST_LOSSES: usize = 8;
 
     /// Norm of the gradient of the mean loss, before clipping.

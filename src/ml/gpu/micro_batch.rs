@@ -9,7 +9,7 @@ use crate::models::sit::SavedActivations;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::activation::{self, Activation, Backward, Pass};
 use erw_gpu::kernels::embedding::{self, ConditionBackward, LabelRows};
-use erw_gpu::kernels::loss::{self, CosineLoss, LossEnd, VelocityLoss, ZScore};
+use erw_gpu::kernels::loss::{self, CosineLoss, LossEnd, VelocityCosine, VelocityLoss, ZScore};
 use erw_gpu::kernels::scalars::{Results, Scalars};
 use erw_gpu::program::{Address, Epilogue, Program, Type};
 
@@ -26,26 +26,39 @@ impl MicroBatch<'_> {
 
     /// The network and the loss of its velocity.
     pub(super) fn forward(&self, program: &mut Program) -> Result<()> {
-        let (all, forward) = (self.all, &self.all.forward);
+        let forward = &self.all.forward;
         forward.commands(program)?;
         if forward.layers.last.is_some() {
-            let velocity = VelocityLoss {
-                image: forward.image(),
-                ty: all.recipe.ty,
-                out: forward.ends.out,
-                target: all.inputs.target,
-                factor: all.inputs.scalars.at(Scalars::VELOCITY_FACTOR),
-                dout: all.ends.dout,
-                partial: all.ends.partial,
-            };
-            program.launch(loss::velocity_loss(&velocity)?);
-            program.launch(loss::loss_end(&LossEnd {
-                partial: all.ends.partial,
-                count: velocity.partial_count(),
-                result: all.inputs.results.at(Results::VELOCITY),
-                terms: forward.image().count(),
-                add: false,
-            })?);
+            self.velocity_loss(program)?;
+        }
+        Ok(())
+    }
+
+    fn velocity_loss(&self, program: &mut Program) -> Result<()> {
+        let (all, image) = (self.all, self.all.forward.image());
+        let (scalars, results) = (all.inputs.scalars, all.inputs.results);
+        let cosine = all.recipe.velocity_cosine > 0.0;
+        let count = loss::velocity_partials(&image, cosine);
+        let cosine = cosine.then(|| VelocityCosine {
+            factor: scalars.at(Scalars::VELOCITY_COSINE_FACTOR),
+            partial: all.ends.partial.offset(count * 8),
+        });
+        program.launch(loss::velocity_loss(&VelocityLoss {
+            image,
+            ty: all.recipe.ty,
+            out: all.forward.ends.out,
+            target: all.inputs.target,
+            factor: scalars.at(Scalars::VELOCITY_FACTOR),
+            dout: all.ends.dout,
+            partial: all.ends.partial,
+            cosine,
+        })?);
+        let mean = |partial, slot, terms| {
+            loss::loss_end(&LossEnd { partial, count, result: results.at(slot), terms, add: false })
+        };
+        program.launch(mean(all.ends.partial, Results::VELOCITY, image.count())?);
+        if let Some(cosine) = cosine {
+            program.launch(mean(cosine.partial, Results::VELOCITY_COSINE, image.places())?);
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 //! programs of a step.
 //!
 //! What differs from step to step is in memory: the batch, and the numbers of
-//! [`Scalars`]. Losses are the velocity's squared error and the cosine alignment; other losses and
-//! convolutional projectors are trained by candle's operations.
+//! [`Scalars`]. Losses are the velocity's squared error, its cosine and the cosine alignment; other
+//! losses and convolutional projectors are trained by candle's operations.
 
 use super::arena::Arena;
 use super::block_backward::{BlocksBackward, Scratch};
@@ -36,6 +36,8 @@ pub struct Recipe {
     pub averages: usize,
     /// Factor alpha of the z-score of features, if they are normalised.
     pub spatial_norm: Option<f64>,
+    /// Weight of the cosine loss of the velocity; 0: none.
+    pub velocity_cosine: f64,
 }
 
 impl Recipe {
@@ -180,7 +182,9 @@ impl SitPrograms {
             let layer = |at: &str| Linear::find(layout, &format!("projectors.{k}.{at}"));
             Ok(Projector { layers: [layer("0")?, layer("2")?, layer("4")?], tap: c.tap(k) })
         };
-        let losses = loss::velocity_partials(&forward.image()).max(loss::cosine_partials(rows));
+        let cosine = recipe.velocity_cosine > 0.0;
+        let velocity = loss::velocity_partials(&forward.image(), cosine) * if cosine { 2 } else { 1 };
+        let losses = velocity.max(loss::cosine_partials(rows));
         let partials = losses.max(optimizer::partial_count(layout.count()));
         let vectors = recipe.batch * d;
         Ok(Self {

@@ -32,6 +32,7 @@ pub fn recipe(
         keep,
         averages: cfg.ema_decays.len(),
         spatial_norm,
+        velocity_cosine: 0.0,
     })
 }
 

@@ -29,7 +29,7 @@ pub fn of_training(
     let is_warmup = kind == super::warmup::KIND.name;
     if !is_warmup && kind != super::train::KIND.name
         || text("alignment_loss") == Some("nt-xent")
-        || ["attention", "class_token", "dispersive", "relation", "self_alignment", "velocity_cosine"]
+        || ["attention", "class_token", "dispersive", "relation", "self_alignment"]
             .iter()
             .any(|name| weight(name) > 0.0)
     {
@@ -77,6 +77,7 @@ pub fn of_training(
         keep: if blocks { SavedActivations::Inputs } else { SavedActivations::Everything },
         averages: params.get("ema_decay").and_then(Value::as_array).map_or(1, Vec::len),
         spatial_norm: None,
+        velocity_cosine: weight("velocity_cosine"),
     };
     memory(&recipe).ok().map(|bytes| bytes as u64)
 }

@@ -17,6 +17,7 @@ use erw_base::error::{Error, Result};
 use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::alignment_schedule::Schedule;
 use erw_ml::diffusion::interpolant::{Path as NoisePath, TimeDistribution};
+use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::Tensors;
 use erw_ml::one_or_many::OneOrMany;
@@ -241,7 +242,6 @@ impl Params {
         let aligned = self.schedule()? != Schedule::None;
         let settings = [
             self.comparison.beyond_cosine().filter(|_| aligned),
-            (self.velocity_cosine > 0.0).then_some("velocity_cosine"),
             (self.self_alignment > 0.0).then_some("self_alignment"),
             (self.attention > 0.0).then_some("attention"),
             (self.class_token > 0.0).then_some("class_token"),
@@ -315,6 +315,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dispersion = p.dispersion()?;
     let recipe =
         gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison.spatial_norm())?;
+    let recipe = Recipe { velocity_cosine: p.velocity_cosine, ..recipe };
     let gpu = gpu::open(attempt, &device, &recipe, p.uncovered()?, &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };

@@ -216,8 +216,14 @@ impl<'a> GpuEngine<'a> {
             return Losses { loss: alignment * weight * loss_scale, parts: vec![] };
         }
         let velocity = f64::from(results[Results::VELOCITY]);
-        let parts = vec![("velocity", velocity), ("alignment", alignment), ("alignment_weight", weight)];
-        Losses { loss: (velocity + weight * alignment) * loss_scale, parts }
+        let mut parts = vec![("velocity", velocity), ("alignment", alignment), ("alignment_weight", weight)];
+        let mut loss = velocity + weight * alignment;
+        if self.recipe.velocity_cosine > 0.0 {
+            let cosine = f64::from(results[Results::VELOCITY_COSINE]);
+            parts.push(("velocity_cosine", cosine));
+            loss += self.recipe.velocity_cosine * cosine;
+        }
+        Losses { loss: loss * loss_scale, parts }
     }
 
     /// Writes the inputs of a micro-batch, unless they are there. Returns the coefficient of the
@@ -258,11 +264,13 @@ impl<'a> GpuEngine<'a> {
     /// The numbers that gradients need.
     fn write_scalars(&self, loss_scale: f64, alignment_weight: f64) -> Result<()> {
         let (r, c) = (&self.recipe, &self.recipe.config);
-        let numbers = (r.batch * c.in_channels * c.input_size * c.input_size) as f64;
+        let places = (r.batch * c.input_size * c.input_size) as f64;
+        let numbers = places * c.in_channels as f64;
         let rows = (r.batch * c.tokens() * c.z_dims.len().max(1)) as f64;
         let scalars = self.programs.inputs.scalars;
         self.write(scalars.at(Scalars::UNSCALE), &[(1.0 / (r.micro_batches as f64 * loss_scale)) as f32, 0.0])?;
-        let factors = [loss_scale / numbers, loss_scale * alignment_weight / rows];
+        let factors =
+            [loss_scale / numbers, loss_scale * alignment_weight / rows, loss_scale * r.velocity_cosine / places];
         self.write(scalars.at(Scalars::VELOCITY_FACTOR), &factors.map(|f| f as f32))
     }
 }
