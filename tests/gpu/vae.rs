@@ -66,12 +66,12 @@ fn an_autoencoder_takes_the_memory_that_was_told() {
     assert!(decoder(&vae, [3, 3], 2, Type::F32).memory().is_err());
 }
 
-/// Memory is used again: far less than all maps together.
+/// Memory is used again. Weights are 198 MB; where a map of 256 x 256 x 256 numbers is normalised and
+/// convolved to 128 channels, two and a half of these are needed, 1.07 GB each for sixteen images.
 #[test]
 fn the_decoder_of_stable_diffusion_fits() {
     let config = VaeConfig::rgb(&[128, 256, 512, 512], 2, 4, 32, true);
     let (vae, _) = erw::ml::nn::params::census(|vb| AutoencoderKl::new(&config, vb)).unwrap();
     let bytes = decoder(&vae, [32, 32], 16, Type::F32).memory().unwrap();
-    // Weights of the decoder, 198 MB; at most four maps of 256 x 256 x 256 numbers.
-    assert!(bytes < 198_000_000 + 4 * 16 * 256 * 256 * 256 * 4, "{bytes}");
+    assert!(bytes < 3_000_000_000, "{bytes}");
 }

@@ -1,5 +1,5 @@
-//! The GPU memory that sampling takes, told by `erw plan` before anything runs. The decoder, which
-//! runs by candle's operations, comes on top.
+//! The GPU memory that the networks of sampling take, told by `erw plan` before anything runs. The
+//! decoder, of which no shapes are known before it is read, comes on top.
 
 use erw_ml::gpu::product_type;
 use erw_ml::gpu::velocity::Evaluation;
