@@ -15,6 +15,7 @@ use erw::stages::KINDS;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -96,6 +97,31 @@ impl Place {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// By the driver's own program, as a script that says how much memory the GPUs have.
+#[test]
+fn a_plan_refuses_what_does_not_fit_on_a_gpu() {
+    let place = Place::with_pipelines();
+    let said = |mebibytes: &str, gpus: Option<&str>| {
+        let tool = place.path("bin/nvidia-smi");
+        fs::create_dir_all(tool.parent().unwrap()).unwrap();
+        fs::write(&tool, format!("#!/bin/sh\nprintf '{mebibytes}'\n")).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_erw"));
+        command.current_dir(place.0.path()).args(["plan", "pipelines/sit-xl.toml", "--cache-dir", "cache"]);
+        command.envs(gpus.map(|gpus| ("ERW_GPUS", gpus)));
+        let out = command.env("PATH", path).env("CUDA_VISIBLE_DEVICES", "0,1").stdin(Stdio::null()).finish();
+        (out.status.code(), text(&out.stderr))
+    };
+    // 8 and 24 GiB: `train` takes more, `warmup` takes less.
+    let (code, error) = said("8192\\n24576\\n", None);
+    assert_eq!(code, Some(2), "{error}");
+    insta::assert_snapshot!("plan_too_large_for_a_gpu", error);
+    for (memory, gpus) in [("81559\\n81559\\n", None), ("8192\\n", Some("0")), ("no devices", None)] {
+        assert_eq!(said(memory, gpus).0, Some(0), "{memory}");
+    }
 }
 
 #[test]

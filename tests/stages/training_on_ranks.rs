@@ -23,7 +23,7 @@ const SETTINGS: [&str; 12] = [
     "--set",
     "train.max_grad_norm=0.1",
     "--set",
-    "train.steps=14",
+    "train.steps=28",
     "--set",
     "warmup.accumulate=4",
     // More than this machine may have: ranks wait for each other most of the time.

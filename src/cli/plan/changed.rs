@@ -50,6 +50,7 @@ pub fn planned(
                 .as_ref()
                 .filter(|_| stale)
                 .and_then(|record_index| record_index.took(&pipeline.name, stage, &properties.given(stage))),
+            gpu_memory: None,
             ranks: None,
             job: None,
             left: None,

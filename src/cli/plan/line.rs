@@ -35,6 +35,9 @@ pub struct Line {
     pub stale: bool,
     /// How long the same work took before, for a stale stage.
     pub past_seconds: Option<f64>,
+    /// Bytes that it takes of a GPU's memory, where that is known before it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory: Option<u64>,
     /// How many processes share its work, if several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranks: Option<usize>,

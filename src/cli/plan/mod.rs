@@ -2,6 +2,7 @@
 //! changed since a git revision.
 
 mod changed;
+mod gpu_memory;
 pub mod jobs;
 pub mod line;
 mod status;
@@ -99,6 +100,7 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
         Format::Markdown => planned.markdown(),
     })?;
     jobs::check(&planned, &pipeline, &args.settings)?;
+    gpu_memory::check(&planned, &pipeline, &args.settings)?;
     let work = planned.stages.iter().any(|line| line.stale);
     let lacking = planned.stages.iter().any(|line| line.verdict == "missing");
     Ok(match args.exit_code {

@@ -37,6 +37,7 @@ pub fn planned(
     let line = |(id, verdict): &(StageId, Verdict)| {
         let stage = pipeline.stage(*id);
         let cached = matches!(verdict, Verdict::Cached(_));
+        let gpu_memory = if cached { None } else { gpu_memory(&checker, stage) };
         Line {
             stage: stage.name.clone(),
             kind: stage.kind.name,
@@ -53,13 +54,14 @@ pub fn planned(
                 false => words(pipeline, stage, verdict, &blocked, &library)
                     .into_iter()
                     .chain(left(&checker, *id, verdict))
-                    .chain(gpu_memory(&checker, stage).filter(|_| !cached))
+                    .chain(gpu_memory.map(|bytes| needs(stage, bytes)))
                     .collect(),
             },
             stale: !cached,
             past_seconds: record_index
                 .filter(|_| !cached && !resourced(stage, verdict))
                 .and_then(|record_index| record_index.took(&pipeline.name, stage, &checker.properties().given(stage))),
+            gpu_memory,
             ranks: None,
             job: None,
             left: checker.left(*id).filter(|_| matches!(verdict, Verdict::Run(_))),
@@ -86,6 +88,7 @@ impl Planned {
                 says: vec![CACHED.into()],
                 stale: false,
                 past_seconds: None,
+                gpu_memory: None,
                 ranks: None,
                 job: None,
                 left: None,
@@ -100,17 +103,22 @@ impl Planned {
 /// The verdict on a cached stage.
 const CACHED: &str = "cached";
 
-/// What a stage on a GPU takes of its memory.
-fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<String> {
+/// Bytes that a stage on a GPU takes of its memory; on several GPUs, of that of each.
+fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<u64> {
     if stage.resources.gpus == 0 {
         return None;
     }
     let (inputs, ranks) = (checker.properties().given(stage), stage.resources.ranks.unwrap_or(1));
-    let bytes = planned_memory(stage.kind.name, &stage.params, &stage.operation, &inputs, ranks)?;
+    planned_memory(stage.kind.name, &stage.params, &stage.operation, &inputs, ranks)
+}
+
+/// The same in words.
+fn needs(stage: &Stage, bytes: u64) -> String {
+    let ranks = stage.resources.ranks.unwrap_or(1);
     let place = if ranks > 1 { format!("each of {ranks} GPUs") } else { "the GPU".into() };
     let gigabytes = bytes as f64 / 1e9;
     let amount = if gigabytes < 0.05 { megabytes(bytes) } else { format!("{gigabytes:.1} GB") };
-    Some(format!("needs {amount} on {place}"))
+    format!("needs {amount} on {place}")
 }
 
 /// Where an interrupted attempt would resume.
