@@ -21,5 +21,6 @@ mod self_check;
 mod softmax;
 mod support;
 mod training;
+mod unfold;
 mod vae;
 mod vit;

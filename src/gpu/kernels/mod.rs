@@ -15,6 +15,7 @@ pub mod pooling;
 pub mod qk_norm_rope;
 pub mod scalars;
 pub mod softmax;
+pub mod unfold;
 
 use crate::program::{Argument, Launch};
 use candle_core::{Result, bail};
