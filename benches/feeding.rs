@@ -21,7 +21,7 @@ use erw::ml::diffusion::alignment::Alignment;
 use erw::ml::diffusion::alignment_schedule::Schedule;
 use erw::ml::diffusion::interpolant::{Path, TimeDistribution};
 use erw::ml::gpu::sit::Recipe;
-use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
+use erw::ml::models::sit::{SiT, SiTConfig};
 use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::ml::observer::Silent;
 use erw::ml::ranks::Ranks;
@@ -79,17 +79,7 @@ fn measure(case: &str) -> Result<Value> {
         attention: None,
         class_token: 0.0,
     };
-    let recipe = Recipe {
-        config: config.clone(),
-        batch,
-        micro_batches: 1,
-        ranks: 1,
-        ty: Type::Bf16,
-        keep: SavedActivations::Everything,
-        averages: 1,
-        spatial_norm: None,
-        velocity_cosine: 0.0,
-    };
+    let recipe = Recipe::new(config.clone(), batch, Type::Bf16);
     let cfg = FitConfig::new(2 + BATCHES, 1e-4, dir.path());
     let make = |place| training.batch(place);
     let seconds = with_batches(&cfg, &Silent, &make, |next| {

@@ -16,7 +16,7 @@ use erw::ml::gpu::{inception, vae};
 use erw::ml::models::encoder::config::EncoderConfig;
 use erw::ml::models::feature_network::mode::Mode;
 use erw::ml::models::inception::{Inception, SIDE};
-use erw::ml::models::sit::{SavedActivations, SiT, SiTConfig};
+use erw::ml::models::sit::{SiT, SiTConfig};
 use erw::ml::models::vae::{AutoencoderKl, VaeConfig};
 use erw::ml::models::vit::{Vit, VitConfig};
 use erw::ml::nn::params::{self, ParamSet};
@@ -307,17 +307,7 @@ fn velocity(name: &str, points: usize, ty: Type) -> Result<[f64; 2]> {
 fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
     let cpu = &Device::Cpu;
     let config = SiTConfig::published(name, [4, 32], 1000, vec![768], 8)?;
-    let recipe = Recipe {
-        config: config.clone(),
-        batch,
-        micro_batches: 1,
-        ranks: 1,
-        ty,
-        keep: SavedActivations::Everything,
-        averages: 1,
-        spatial_norm: None,
-        velocity_cosine: 0.0,
-    };
+    let recipe = Recipe::new(config.clone(), batch, ty);
     let card = Card::new(0)?;
     let (_, before, _) = card.describe()?;
     let (params, vb) = ParamSet::init(1, DType::F32, cpu);

@@ -12,6 +12,7 @@ mod inception;
 mod loss;
 mod networks;
 mod optimizer;
+mod pairs;
 mod planes;
 mod pooling;
 mod qk_norm_rope;

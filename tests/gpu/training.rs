@@ -5,8 +5,8 @@ use super::reduction::HostLink;
 use super::support::card;
 use crate::support::ranks::with_exchanges;
 use candle_core::{DType, Device, Tensor};
-use erw::ml::diffusion::alignment::{Alignment, SpatialNorm};
-use erw::ml::diffusion::loss;
+use erw::ml::diffusion::alignment::{Alignment, AlignmentLoss, SpatialNorm};
+use erw::ml::diffusion::loss::{self, Dispersion};
 use erw::ml::gpu::sit::Recipe;
 use erw::ml::kernels::autograd::gradients;
 use erw::ml::models::sit::{Also, MlpKind, NormKind, SavedActivations, SiT, SiTConfig};
@@ -47,19 +47,12 @@ fn small() -> SiTConfig {
 const ADAMW: AdamWConfig =
     AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::Matrices };
 
+fn dispersion(block: usize) -> Option<Dispersion> {
+    Some(Dispersion { weight: 0.5, block, temperature: 0.5 })
+}
+
 fn recipe(config: &SiTConfig, ty: Type) -> Recipe {
-    let (keep, averages) = (SavedActivations::Everything, 2);
-    Recipe {
-        config: config.clone(),
-        batch: BATCH,
-        micro_batches: 1,
-        ranks: 1,
-        ty,
-        keep,
-        averages,
-        spatial_norm: None,
-        velocity_cosine: 0.0,
-    }
+    Recipe { averages: 2, ..Recipe::new(config.clone(), BATCH, ty) }
 }
 
 fn feed(config: &SiTConfig, micro: u64) -> Feed {
@@ -73,24 +66,20 @@ fn feed(config: &SiTConfig, micro: u64) -> Feed {
         target: config.warmup_depth.is_none().then(|| normal(tag + 2, &image)),
         classes: Tensor::new(&[4u32, 1], &CPU).unwrap(),
         features: features.collect(),
-        alignment_weight: WEIGHT,
+        alignment_weight: if config.z_dims.is_empty() { 0.0 } else { WEIGHT },
     }
 }
 
 /// The losses of a micro-batch by candle's operations: their sum, and each by its name.
 fn on_the_cpu(model: &SiT, feed: &Feed, recipe: &Recipe) -> candle_core::Result<StepLoss> {
-    let alignment = Alignment {
-        spatial_norm: if recipe.spatial_norm.is_some() { SpatialNorm::Zscore } else { SpatialNorm::None },
-        spatial_norm_alpha: recipe.spatial_norm.unwrap_or(0.0),
-        ..Alignment::COSINE
-    };
     let number = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
-    let align = |projections: &[Tensor]| alignment.loss(feed.features.clone(), projections);
+    let align = |projections: &[Tensor]| recipe.alignment.loss(feed.features.clone(), projections);
     let Some(target) = &feed.target else {
         let aligned = align(&model.projections(&feed.point, &feed.times, &feed.classes)?)?;
         return Ok(StepLoss { loss: (aligned * feed.alignment_weight)?, parts: vec![] });
     };
-    let also = Also { projections: feed.alignment_weight != 0.0, ..Also::default() };
+    let hidden = recipe.dispersion.map(|d| d.block);
+    let also = Also { projections: feed.alignment_weight != 0.0, hidden, ..Also::default() };
     let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also)?;
     let mut loss = loss::velocity(&out.velocity, target)?;
     let mut parts = vec![("velocity", number(&loss)?), ("alignment_weight", feed.alignment_weight)];
@@ -106,6 +95,11 @@ fn on_the_cpu(model: &SiT, feed: &Feed, recipe: &Recipe) -> candle_core::Result<
         loss = (loss + (aligned * feed.alignment_weight)?)?;
     }
     parts.push(("alignment", alignment));
+    if let Some((hidden, dispersion)) = out.hidden.zip(recipe.dispersion) {
+        let spread = loss::dispersive(&hidden, dispersion.temperature)?;
+        parts.push(("dispersive", number(&spread)?));
+        loss = (loss + (spread * dispersion.weight)?)?;
+    }
     Ok(StepLoss { loss, parts })
 }
 
@@ -177,7 +171,17 @@ fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
     let one = SiTConfig { patch_size: 1, input_size: 4, in_channels: 12, ..base.clone() };
     compare("direction of 12 channels", &one, |r| r.velocity_cosine = 0.3, Type::F32, bound);
     let two = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![3, 1], ..base.clone() };
-    compare("two encoders", &two, |r| r.spatial_norm = Some(0.6), Type::F32, bound);
+    let zscore = Alignment { spatial_norm: SpatialNorm::Zscore, spatial_norm_alpha: 0.6, ..Alignment::COSINE };
+    compare("two encoders", &two, |r| r.alignment = zscore, Type::F32, bound);
+    let nt_xent = |r: &mut Recipe| r.alignment = Alignment { loss: AlignmentLoss::NtXent, ..zscore };
+    compare("nt-xent", &two, nt_xent, Type::F32, bound);
+    compare("nt-xent, warmup", &SiTConfig { warmup_depth: Some(3), ..two.clone() }, nt_xent, Type::F32, bound);
+    // Behind the tapped block, at one that is not tapped, and behind the last.
+    for block in 1..=3 {
+        compare("dispersive", &base, |r| r.dispersion = dispersion(block), Type::F32, bound);
+    }
+    let alone = SiTConfig { z_dims: vec![], ..base.clone() };
+    compare("dispersive alone", &alone, |r| r.dispersion = dispersion(2), Type::F32, bound);
     let same = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![2], ..base.clone() };
     compare("two encoders at one block", &same, none, Type::F32, bound);
     let warmup = SiTConfig { warmup_depth: Some(2), ..base.clone() };
@@ -203,6 +207,8 @@ fn gradients_in_half_precision_equal_those_in_f32_up_to_rounding() {
         compare("warmup", &SiTConfig { warmup_depth: Some(2), ..config() }, |_| {}, ty, bound);
         compare("rms", &SiTConfig { norm: NormKind::Rms, ..all.clone() }, |_| {}, ty, bound);
         compare("direction", &config(), |r| r.velocity_cosine = 1.0, ty, bound);
+        compare("nt-xent", &config(), |r| r.alignment.loss = AlignmentLoss::NtXent, ty, bound);
+        compare("dispersive", &config(), |r| r.dispersion = dispersion(2), ty, bound);
         // Heads of 72 on tensor cores.
         compare("heads of 72", &SiTConfig { hidden: 144, rope: true, ..config() }, |_| {}, ty, bound);
     }
@@ -304,7 +310,7 @@ fn micro_batches(config: &SiTConfig, ty: Type) -> Recipe {
 fn a_training_in_f32_follows_that_of_the_cpu() {
     let (config, dir) = (SiTConfig { rope: true, qk_norm: true, ..small() }, TempDir::new().unwrap());
     let cfg = settings(&dir);
-    let recipe = Recipe { velocity_cosine: 1.0, ..micro_batches(&config, Type::F32) };
+    let recipe = Recipe { velocity_cosine: 1.0, dispersion: dispersion(1), ..micro_batches(&config, Type::F32) };
     let got = train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap();
     let (params, model) = network(&config, Precision::F32);
     let mut loss = |step, micro| on_the_cpu(&model, &feed_of(&config, step, micro), &recipe);
@@ -334,7 +340,15 @@ fn a_training_in_f32_follows_that_of_the_cpu() {
 fn a_training_that_was_cut_off_resumes_with_the_same_bits() {
     for (ty, norm) in [(Type::Bf16, NormKind::Layer), (Type::F16, NormKind::Layer), (Type::Bf16, NormKind::Rms)] {
         let recipe = micro_batches(&SiTConfig { qk_norm: true, depth: 4, norm, ..small() }, ty);
-        let recipe = Recipe { velocity_cosine: if norm == NormKind::Rms { 1.0 } else { 0.0 }, ..recipe };
+        let recipe = match norm {
+            NormKind::Layer => recipe,
+            NormKind::Rms => Recipe {
+                velocity_cosine: 1.0,
+                dispersion: dispersion(2),
+                alignment: Alignment { loss: AlignmentLoss::NtXent, ..recipe.alignment },
+                ..recipe
+            },
+        };
         let whole = TempDir::new().unwrap();
         let cfg = FitConfig { loss_scaling: ty == Type::F16, ..settings(&whole) };
         let want = train(&cfg, &recipe, &Until::new(None), &|_, _| {}).unwrap();
@@ -435,7 +449,11 @@ fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
 
 #[test]
 fn a_training_takes_the_memory_that_was_told() {
-    let recipe = Recipe { velocity_cosine: 1.0, ..recipe(&SiTConfig { norm: NormKind::Rms, ..config() }, Type::Bf16) };
+    let recipe = Recipe {
+        velocity_cosine: 1.0,
+        dispersion: dispersion(2),
+        ..recipe(&SiTConfig { norm: NormKind::Rms, ..config() }, Type::Bf16)
+    };
     let (params, model) = network(&recipe.config, Precision::F32);
     let card = Counting::new(card());
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));

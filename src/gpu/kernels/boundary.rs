@@ -1,7 +1,7 @@
 //! Launches of `boundary.cu`: the places between two branches of the residual stream.
 
-use super::{blocks, column_sums, int};
-use crate::program::{Address, Argument, Launch, Type};
+use super::{arguments, blocks, column_sums, int};
+use crate::program::{Address, Launch, Type};
 use candle_core::{Result, bail};
 
 /// Widths with a version of their own, 128 V; others take the version for any multiple of 4.
@@ -204,20 +204,6 @@ pub fn gate_norm_forward(shape: Shape, a: &GateNorm) -> Result<Launch> {
         shared: 0,
         arguments: arguments(addresses, &sizes, [a.eps.into()])?,
     })
-}
-
-/// Addresses, then sizes, then what is left.
-fn arguments(
-    addresses: impl IntoIterator<Item = Address>,
-    sizes: &[usize],
-    rest: impl IntoIterator<Item = Argument>,
-) -> Result<Vec<Argument>> {
-    let mut all: Vec<Argument> = addresses.into_iter().map(Into::into).collect();
-    for size in sizes {
-        all.push(int(*size)?.into());
-    }
-    all.extend(rest);
-    Ok(all)
 }
 
 /// x_out = x + scale y; h = norm(x_out) weight + bias.

@@ -1,7 +1,7 @@
 //! Launches of `loss.cu`: losses with their gradients, and the z-score of features.
 
 use super::embedding::Image;
-use super::{blocks, int};
+use super::{arguments, blocks, int};
 use crate::program::{Address, Launch, Type};
 use candle_core::{Result, bail};
 
@@ -67,15 +67,11 @@ pub fn velocity_loss(a: &VelocityLoss) -> Result<Launch> {
     image.check()?;
     let (factor, partial) = (a.cosine.map(|c| c.factor), a.cosine.map(|c| c.partial));
     let addresses = [a.out, a.target, a.factor].into_iter().chain(factor).chain([a.dout, a.partial]).chain(partial);
-    let mut arguments: Vec<_> = addresses.map(Into::into).collect();
-    for size in [image.channels, image.side, image.patch] {
-        arguments.push(int(size)?.into());
-    }
     let (kernel, count) = match a.cosine {
         None => (format!("velocity_loss_{}", a.ty.name()), image.count()),
         Some(_) => (format!("velocity_cosine_loss_{}_any", a.ty.name()), image.places()),
     };
-    arguments.push((count as i64).into());
+    let arguments = arguments(addresses, &[image.channels, image.side, image.patch], [(count as i64).into()])?;
     let grid = [int(a.partial_count())?.cast_unsigned(), 1];
     Ok(Launch { kernel, grid, threads: 256, shared: 0, arguments })
 }

@@ -10,6 +10,7 @@ pub mod embedding;
 pub mod group_norm;
 pub mod loss;
 pub mod optimizer;
+pub mod pairs;
 pub mod planes;
 pub mod pooling;
 pub mod qk_norm_rope;
@@ -17,7 +18,7 @@ pub mod scalars;
 pub mod softmax;
 pub mod unfold;
 
-use crate::program::{Argument, Launch};
+use crate::program::{Address, Argument, Launch};
 use candle_core::{Result, bail};
 
 /// A size as an `int` of a kernel.
@@ -31,6 +32,20 @@ fn int(size: usize) -> Result<i32> {
 /// Blocks that take `share` numbers each.
 fn blocks(count: usize, share: usize) -> Result<u32> {
     Ok(int(count.div_ceil(share))?.cast_unsigned())
+}
+
+/// The arguments of a kernel: addresses, then sizes, then what is left.
+fn arguments(
+    addresses: impl IntoIterator<Item = Address>,
+    sizes: &[usize],
+    rest: impl IntoIterator<Item = Argument>,
+) -> Result<Vec<Argument>> {
+    let mut all: Vec<Argument> = addresses.into_iter().map(Into::into).collect();
+    for size in sizes {
+        all.push(int(*size)?.into());
+    }
+    all.extend(rest);
+    Ok(all)
 }
 
 /// A pass over flat tensors with four numbers a thread. The last argument is their count.

@@ -37,12 +37,15 @@ impl Scalars {
     /// What the gradient of the summed squared error is multiplied by: loss scale / numbers of the
     /// image batch.
     pub const VELOCITY_FACTOR: usize = 12;
-    /// What the gradient of summed negative cosines is multiplied by: loss scale coefficient /
-    /// (rows encoders).
+    /// What the gradient of summed negative cosines, or of NT-Xent, is multiplied by: loss scale
+    /// coefficient / (rows encoders).
     pub const ALIGNMENT_FACTOR: usize = 13;
     /// What the gradient of the summed 1 - cosine of velocities is multiplied by: loss scale weight /
     /// places of the image batch. Behind `ALIGNMENT_FACTOR`.
     pub const VELOCITY_COSINE_FACTOR: usize = 14;
+    /// What the gradient of the dispersive loss is multiplied by: loss scale weight. Behind
+    /// `VELOCITY_COSINE_FACTOR`.
+    pub const DISPERSIVE_FACTOR: usize = 15;
 
     /// Averages of the weights: decay, then 1 - decay, each rounded from f64. Two numbers for each
     /// of up to [`Self::MOST_AVERAGES`].
@@ -70,10 +73,11 @@ impl Results {
     /// nor weighted.
     pub const LOSSES: usize = 0;
     pub const VELOCITY: usize = 0;
-    /// Mean over encoders of the mean negative cosine.
+    /// Mean over encoders of the mean negative cosine, or of NT-Xent.
     pub const ALIGNMENT: usize = 1;
     /// Mean of 1 - cosine of the velocities.
     pub const VELOCITY_COSINE: usize = 2;
+    pub const DISPERSIVE: usize = 3;
     pub const MOST_LOSSES: usize = 8;
 
     /// Norm of the gradient of the mean loss, before clipping.

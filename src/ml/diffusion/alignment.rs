@@ -68,11 +68,6 @@ impl Alignment {
         }
     }
 
-    /// The setting that is neither the cosine nor its normalisation, if there is one.
-    pub fn beyond_cosine(&self) -> Option<&'static str> {
-        self.over_pairs().or((self.relation > 0.0).then_some("relation"))
-    }
-
     /// The sum of the losses of a micro-batch. See [`losses`](Self::losses).
     pub fn loss(&self, features: Vec<Tensor>, projections: &[Tensor]) -> Result<Tensor> {
         self.sum(self.losses(features, projections)?)

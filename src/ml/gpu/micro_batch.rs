@@ -5,13 +5,16 @@ use super::block::Boundary;
 use super::layers::Gradients;
 use super::layout::CLASS_TABLE;
 use super::sit::{Projector, SitPrograms};
+use crate::diffusion::alignment::AlignmentLoss;
+use crate::diffusion::loss::Dispersion;
 use crate::models::sit::SavedActivations;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::activation::{self, Activation, Backward, Pass};
 use erw_gpu::kernels::embedding::{self, ConditionBackward, LabelRows};
 use erw_gpu::kernels::loss::{self, CosineLoss, LossEnd, VelocityCosine, VelocityLoss, ZScore};
+use erw_gpu::kernels::pairs::{self, Dispersive, NtXent};
 use erw_gpu::kernels::scalars::{Results, Scalars};
-use erw_gpu::program::{Address, Epilogue, Program, Type};
+use erw_gpu::program::{Address, Epilogue, Form, Matmul, Program, Type};
 
 /// The commands of one micro-batch.
 pub(super) struct MicroBatch<'a> {
@@ -79,13 +82,19 @@ impl MicroBatch<'_> {
         let mut add = false;
         for i in (0..=depth).rev() {
             let boundary = forward.boundary(i);
-            let taps = all.projectors.iter().enumerate().filter(|(_, p)| self.aligned && i > 0 && p.tap == i);
+            let tapped = |(_, p): &(usize, &Projector)| self.aligned && i > 0 && p.tap == i;
+            let taps: Vec<_> = all.projectors.iter().enumerate().filter(tapped).collect();
+            let dispersion = all.recipe.dispersion.filter(|d| i > 0 && d.block == i);
+            if !begun && (!taps.is_empty() || dispersion.is_some()) {
+                program.launch(embedding::fill_zero(scratch.dx, rows * all.recipe.config.hidden)?);
+                begun = true;
+            }
             for (k, projector) in taps {
-                if !begun {
-                    program.launch(embedding::fill_zero(scratch.dx, rows * all.recipe.config.hidden)?);
-                }
                 self.project(program, k, projector, boundary.x_out, add)?;
-                (begun, add) = (true, true);
+                add = true;
+            }
+            if let Some(dispersion) = dispersion {
+                self.disperse(program, &dispersion, boundary.x_out)?;
             }
             let above = i.checked_sub(1);
             if let Some(above) = above {
@@ -115,7 +124,7 @@ impl MicroBatch<'_> {
     }
 
     /// Projector `k` on the stream `x` with its loss, forward and backward: the gradient of the
-    /// stream gains its part. Its mean negative cosine is added to the result if `add`.
+    /// stream gains its part. Its mean loss is added to the result if `add`.
     fn project(&self, program: &mut Program, k: usize, p: &Projector, x: Address, add: bool) -> Result<()> {
         let (all, gradients, rows) = (self.all, self.gradients(), self.all.forward.blocks.sizes.rows());
         let weights = &gradients.weights;
@@ -130,8 +139,8 @@ impl MicroBatch<'_> {
         program.launch(silu(space.layers[1], space.active[1])?);
         weights.forward(program, &p.layers[2], space.active[1], space.output, rows);
         let (features, width) = (inputs.features[k], c.z_dims[k]);
-        if let Some(alpha) = all.recipe.spatial_norm {
-            let (samples, tokens) = (all.recipe.batch, c.tokens());
+        let (samples, tokens, alignment) = (all.recipe.batch, c.tokens(), &all.recipe.alignment);
+        if let Some(alpha) = alignment.spatial_norm() {
             let alpha = alpha as f32;
             program.launch(loss::z_score(&ZScore {
                 ty: Type::F32,
@@ -143,21 +152,45 @@ impl MicroBatch<'_> {
                 alpha,
             })?);
         }
-        let cosine = CosineLoss {
-            ty,
-            projections: space.output,
-            features,
-            features_type: Type::F32,
-            factor: inputs.scalars.at(Scalars::ALIGNMENT_FACTOR),
-            dprojections: space.output,
-            partial: all.ends.partial,
-            rows,
-            width,
+        // The gradient takes the place of the projections.
+        let (projections, dprojections, partial) = (space.output, space.output, all.ends.partial);
+        let factor = inputs.scalars.at(Scalars::ALIGNMENT_FACTOR);
+        let count = match alignment.loss {
+            AlignmentLoss::Cosine => {
+                let features_type = Type::F32;
+                program.launch(loss::cosine_loss(&CosineLoss {
+                    ty,
+                    projections,
+                    features,
+                    features_type,
+                    factor,
+                    dprojections,
+                    partial,
+                    rows,
+                    width,
+                })?);
+                loss::cosine_partials(rows)
+            }
+            AlignmentLoss::NtXent => {
+                let (images, temperature) = (samples, alignment.temperature);
+                program.launch(pairs::nt_xent(&NtXent {
+                    ty,
+                    projections,
+                    features,
+                    factor,
+                    dprojections,
+                    partial,
+                    images,
+                    tokens,
+                    width,
+                    temperature,
+                })?);
+                pairs::nt_xent_partials(rows)
+            }
         };
-        program.launch(loss::cosine_loss(&cosine)?);
         program.launch(loss::loss_end(&LossEnd {
-            partial: all.ends.partial,
-            count: cosine.partial_count(),
+            partial,
+            count,
             result: inputs.results.at(Results::ALIGNMENT),
             terms: rows * c.z_dims.len(),
             add,
@@ -176,6 +209,25 @@ impl MicroBatch<'_> {
         gradients.input(program, &p.layers[0], d0, space.input, rows, Epilogue::None);
         let add = Pass { ty, from: space.input, to: all.backward.scratch.dx, count: rows * c.hidden };
         program.launch(activation::add(&add)?);
+        Ok(())
+    }
+
+    /// The dispersive loss of the stream `x`, whose gradient gains its part.
+    fn disperse(&self, program: &mut Program, dispersion: &Dispersion, x: Address) -> Result<()> {
+        let (all, c, b) = (self.all, &self.all.recipe.config, self.all.recipe.batch);
+        let Some(space) = &all.dispersion else { bail!("a dispersive loss without space") };
+        let (scalars, results, partial) = (all.inputs.scalars, all.inputs.results, all.ends.partial);
+        let passes = Dispersive { images: b, width: c.tokens() * c.hidden, temperature: dispersion.temperature };
+        program.launch(passes.centre(x, space.centred)?);
+        let addresses = [space.centred, space.centred, space.products];
+        program.matmul(Matmul::new(Form::Nt, [b, b, passes.width], addresses, Type::F32));
+        program.launch(passes.pairs(space.products, space.pairs, partial)?);
+        let (factor, result) = (scalars.at(Scalars::DISPERSIVE_FACTOR), results.at(Results::DISPERSIVE));
+        program.launch(passes.end(space.pairs, partial, factor, result)?);
+        let addresses = [space.pairs, space.centred, space.gradient];
+        program.matmul(Matmul::new(Form::Nn, [b, passes.width, b], addresses, Type::F32));
+        let (from, to) = (space.gradient, all.backward.scratch.dx);
+        program.launch(activation::add(&Pass { ty: Type::F32, from, to, count: b * passes.width })?);
         Ok(())
     }
 

@@ -2,8 +2,9 @@
 //! programs of a step.
 //!
 //! What differs from step to step is in memory: the batch, and the numbers of
-//! [`Scalars`]. Losses are the velocity's squared error, its cosine and the cosine alignment; other
-//! losses and convolutional projectors are trained by candle's operations.
+//! [`Scalars`]. Losses are the velocity's squared error and its cosine, the alignment by the cosine or
+//! NT-Xent, and dispersion; other losses and convolutional projectors are trained by candle's
+//! operations.
 
 use super::arena::Arena;
 use super::block_backward::{BlocksBackward, Scratch};
@@ -11,12 +12,15 @@ use super::forward::{self, FixedTables, Forward, Keep};
 use super::layers::{Gradients, Linear, Weights};
 use super::layout::Layout;
 use super::reduction;
+use crate::diffusion::alignment::{Alignment, AlignmentLoss};
+use crate::diffusion::loss::Dispersion;
 use crate::models::projector::ProjectorKind;
 use crate::models::sit::{NormKind, SavedActivations, SiTConfig};
 use crate::ranks::tree;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::loss;
 use erw_gpu::kernels::optimizer;
+use erw_gpu::kernels::pairs;
 use erw_gpu::kernels::scalars::{Results, Scalars};
 use erw_gpu::program::{Address, Type};
 
@@ -34,19 +38,41 @@ pub struct Recipe {
     pub keep: SavedActivations,
     /// Averages of the weights.
     pub averages: usize,
-    /// Factor alpha of the z-score of features, if they are normalised.
-    pub spatial_norm: Option<f64>,
+    pub alignment: Alignment,
     /// Weight of the cosine loss of the velocity; 0: none.
     pub velocity_cosine: f64,
+    pub dispersion: Option<Dispersion>,
 }
 
 impl Recipe {
+    /// One micro-batch on one GPU, with one average and a cosine alignment.
+    pub fn new(config: SiTConfig, batch: usize, ty: Type) -> Self {
+        Self {
+            config,
+            batch,
+            micro_batches: 1,
+            ranks: 1,
+            ty,
+            keep: SavedActivations::Everything,
+            averages: 1,
+            alignment: Alignment::COSINE,
+            velocity_cosine: 0.0,
+            dispersion: None,
+        }
+    }
+
     /// # Errors
     /// What these programs cannot train; the message names it.
     pub fn check(&self) -> Result<()> {
-        let c = &self.config;
-        if c.projector == ProjectorKind::Conv3 && !c.z_dims.is_empty() {
+        let (c, aligned) = (&self.config, !self.config.z_dims.is_empty());
+        if aligned && c.projector == ProjectorKind::Conv3 {
             bail!("`projector = \"conv3\"`");
+        }
+        if aligned && self.alignment.relation > 0.0 {
+            bail!("`relation`");
+        }
+        if aligned && self.alignment.loss == AlignmentLoss::NtXent && self.batch > pairs::MOST_IMAGES {
+            bail!("`alignment_loss = \"nt-xent\"` over {} images", self.batch);
         }
         forward::check(c)
     }
@@ -123,6 +149,16 @@ pub(super) struct ProjectorSpace {
     pub(super) gradients: [Address; 2],
 }
 
+/// Space for the dispersive loss: states without their mean and the gradient of the states, f32
+/// `[B, N D]`; the products of all pairs, and what states are multiplied by, f32 `[B, B]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DispersionSpace {
+    pub(super) centred: Address,
+    pub(super) gradient: Address,
+    pub(super) products: Address,
+    pub(super) pairs: Address,
+}
+
 /// A projector's layers, and the block behind which it sits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Projector {
@@ -140,6 +176,7 @@ pub struct SitPrograms {
     pub(super) backward: BlocksBackward,
     pub(super) ends: Ends,
     pub(super) space: Option<ProjectorSpace>,
+    pub(super) dispersion: Option<DispersionSpace>,
     pub(super) projectors: Vec<Projector>,
     bytes: usize,
 }
@@ -184,8 +221,18 @@ impl SitPrograms {
         };
         let cosine = recipe.velocity_cosine > 0.0;
         let velocity = loss::velocity_partials(&forward.image(), cosine) * if cosine { 2 } else { 1 };
-        let losses = velocity.max(loss::cosine_partials(rows));
+        let alignment = match recipe.alignment.loss {
+            AlignmentLoss::Cosine => loss::cosine_partials(rows),
+            AlignmentLoss::NtXent => pairs::nt_xent_partials(rows),
+        };
+        let losses = [velocity, alignment, recipe.batch].into_iter().fold(0, usize::max);
         let partials = losses.max(optimizer::partial_count(layout.count()));
+        let dispersion = recipe.dispersion.map(|_| DispersionSpace {
+            centred: arena.take(rows * d, Type::F32),
+            gradient: arena.take(rows * d, Type::F32),
+            products: arena.take(recipe.batch * recipe.batch, Type::F32),
+            pairs: arena.take(recipe.batch * recipe.batch, Type::F32),
+        });
         let vectors = recipe.batch * d;
         Ok(Self {
             ends: Ends {
@@ -205,6 +252,7 @@ impl SitPrograms {
             inputs,
             backward,
             space,
+            dispersion,
         })
     }
 

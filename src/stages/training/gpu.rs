@@ -6,6 +6,7 @@ use crate::support::card::{self, Opened};
 use crate::support::frozen_networks::not_covered;
 use candle_core::Device;
 use erw_base::error::Result;
+use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::precision::Precision;
@@ -20,19 +21,16 @@ pub fn recipe(
     micro_batch: usize,
     cfg: &FitConfig,
     attempt: &Attempt,
-    spatial_norm: Option<f64>,
+    alignment: Alignment,
 ) -> Result<Recipe> {
     let keep = attempt.operation::<super::settings::LoopSettings>()?.keep();
     Ok(Recipe {
-        config: config.clone(),
-        batch: micro_batch,
         micro_batches: cfg.accumulate.max(1),
         ranks: attempt.ranks(),
-        ty: erw_ml::gpu::product_type(precision),
         keep,
         averages: cfg.ema_decays.len(),
-        spatial_norm,
-        velocity_cosine: 0.0,
+        alignment,
+        ..Recipe::new(config.clone(), micro_batch, erw_ml::gpu::product_type(precision))
     })
 }
 

@@ -1,6 +1,8 @@
 //! The GPU memory that a training takes, told by `erw plan` before anything runs. A training that
 //! does not fit is refused when it opens the GPU ([`super::gpu`]).
 
+use erw_ml::diffusion::alignment::{Alignment, AlignmentLoss};
+use erw_ml::diffusion::loss::Dispersion;
 use erw_ml::gpu::product_type;
 use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::projector::ProjectorKind;
@@ -28,10 +30,7 @@ pub fn of_training(
     let known = |slot: &str, name: &str| inputs.get(slot)?.get(name)?.as_u64().map(|n| n as usize);
     let is_warmup = kind == super::warmup::KIND.name;
     if !is_warmup && kind != super::train::KIND.name
-        || text("alignment_loss") == Some("nt-xent")
-        || ["attention", "class_token", "dispersive", "relation", "self_alignment"]
-            .iter()
-            .any(|name| weight(name) > 0.0)
+        || ["attention", "class_token", "relation", "self_alignment"].iter().any(|name| weight(name) > 0.0)
     {
         return None;
     }
@@ -68,16 +67,17 @@ pub fn of_training(
     let accumulate = number("accumulate").unwrap_or(1).max(1);
     let precision: Precision = serde_json::from_value(params.get("precision")?.clone()).ok()?;
     let blocks = operation.get("checkpointing").and_then(Value::as_str) == Some("blocks");
+    let nt_xent = text("alignment_loss") == Some("nt-xent");
+    let loss = if nt_xent { AlignmentLoss::NtXent } else { AlignmentLoss::Cosine };
     let recipe = Recipe {
-        config,
-        batch: number("batch")? / accumulate,
         micro_batches: accumulate,
         ranks,
-        ty: product_type(precision),
         keep: if blocks { SavedActivations::Inputs } else { SavedActivations::Everything },
         averages: params.get("ema_decay").and_then(Value::as_array).map_or(1, Vec::len),
-        spatial_norm: None,
+        alignment: Alignment { loss, ..Alignment::COSINE },
         velocity_cosine: weight("velocity_cosine"),
+        dispersion: (weight("dispersive") > 0.0).then_some(Dispersion { weight: 1.0, block: 1, temperature: 1.0 }),
+        ..Recipe::new(config, number("batch")? / accumulate, product_type(precision))
     };
     memory(&recipe).ok().map(|bytes| bytes as u64)
 }

@@ -17,6 +17,7 @@ use erw_base::error::{Error, Result};
 use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::alignment_schedule::Schedule;
 use erw_ml::diffusion::interpolant::{Path as NoisePath, TimeDistribution};
+use erw_ml::diffusion::loss::Dispersion;
 use erw_ml::gpu::sit::Recipe;
 use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::Tensors;
@@ -24,7 +25,7 @@ use erw_ml::one_or_many::OneOrMany;
 use erw_ml::train::config::FitConfig;
 use erw_ml::train::outcome::Trained;
 use erw_ml::train::sit::batch::Examples;
-use erw_ml::train::sit::flow::{AttentionTransfer, Dispersion, FlowMatching};
+use erw_ml::train::sit::flow::{AttentionTransfer, FlowMatching};
 use erw_ml::train::sit::self_alignment::SelfAlignment;
 use erw_ml::train::{Callbacks, Snapshots};
 use erw_runner::kind::StageKind;
@@ -237,17 +238,14 @@ impl Params {
         Ok(values)
     }
 
-    /// A setting that erw's GPU kernels do not cover, if there is one.
-    fn uncovered(&self) -> Result<Option<&'static str>> {
-        let aligned = self.schedule()? != Schedule::None;
+    /// A setting beside network and alignment that erw's GPU kernels do not cover, if there is one.
+    fn uncovered(&self) -> Option<&'static str> {
         let settings = [
-            self.comparison.beyond_cosine().filter(|_| aligned),
             (self.self_alignment > 0.0).then_some("self_alignment"),
             (self.attention > 0.0).then_some("attention"),
             (self.class_token > 0.0).then_some("class_token"),
-            self.dispersion()?.map(|_| "dispersive"),
         ];
-        Ok(settings.into_iter().flatten().next())
+        settings.into_iter().flatten().next()
     }
 
     /// A relation is scheduled with the alignment, so without one it would do nothing.
@@ -313,10 +311,9 @@ fn run(attempt: &Attempt) -> Result<()> {
     }
     let cfg = phase.fit(attempt, &p.optimization)?;
     let dispersion = p.dispersion()?;
-    let recipe =
-        gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison.spatial_norm())?;
-    let recipe = Recipe { velocity_cosine: p.velocity_cosine, ..recipe };
-    let gpu = gpu::open(attempt, &device, &recipe, p.uncovered()?, &mut examples.features)?;
+    let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison)?;
+    let recipe = Recipe { velocity_cosine: p.velocity_cosine, dispersion, ..recipe };
+    let gpu = gpu::open(attempt, &device, &recipe, p.uncovered(), &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
     let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;

@@ -79,8 +79,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let mut examples = dataset::open(attempt, mode, phase.flip, &device)?;
     let config = dataset::network(&examples, mode, &p.architecture, p.depths())?;
     let cfg = phase.fit(attempt, &p.optimization)?;
-    let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment.spatial_norm())?;
-    let gpu = gpu::open(attempt, &device, &recipe, p.alignment.beyond_cosine(), &mut examples.features)?;
+    let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment)?;
+    let gpu = gpu::open(attempt, &device, &recipe, None, &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let note = dataset::note(&examples, Path::Linear);
     let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;

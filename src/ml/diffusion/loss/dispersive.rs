@@ -4,6 +4,15 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+/// Settings of the dispersive loss.
+#[derive(Debug, Clone, Copy)]
+pub struct Dispersion {
+    pub weight: f64,
+    /// Block whose output is dispersed, counted from 1.
+    pub block: usize,
+    pub temperature: f64,
+}
+
 /// log mean_ij e^(-|z_i - z_j|^2 / (d tau)) over all pairs of a batch of hidden states `[B, ..]` of
 /// d values each. As in the authors' code, pairs i = j count, and distances are averaged over d.
 /// Computed in f32. 0 if all states are equal, -log B if they are far apart.

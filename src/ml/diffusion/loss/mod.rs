@@ -9,7 +9,7 @@ mod smooth_l1;
 
 pub use attention_transfer::attention_transfer;
 pub use contrastive::nt_xent;
-pub use dispersive::dispersive;
+pub use dispersive::{Dispersion, dispersive};
 pub use relation::{Relation, relation};
 pub use smooth_l1::smooth_l1;
 

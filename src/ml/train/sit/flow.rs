@@ -8,7 +8,7 @@ use crate::data::prefetch::MicroBatch;
 use crate::diffusion::alignment::Alignment;
 use crate::diffusion::alignment_schedule::Schedule;
 use crate::diffusion::interpolant::{Path, TimeDistribution};
-use crate::diffusion::loss;
+use crate::diffusion::loss::{self, Dispersion};
 use crate::models::encoder::Outputs;
 use crate::models::sit::{Also, Forward, SiT};
 use crate::rng::{self, Purpose};
@@ -43,15 +43,6 @@ pub struct AttentionTransfer {
     pub blocks: Vec<usize>,
     /// The block of the encoder for each of them.
     pub encoder_blocks: Vec<usize>,
-}
-
-/// Settings of the dispersive loss.
-#[derive(Debug, Clone, Copy)]
-pub struct Dispersion {
-    pub weight: f64,
-    /// Block whose output is dispersed, counted from 1.
-    pub block: usize,
-    pub temperature: f64,
 }
 
 /// A noised micro-batch on the CPU.

@@ -223,6 +223,11 @@ impl<'a> GpuEngine<'a> {
             parts.push(("velocity_cosine", cosine));
             loss += self.recipe.velocity_cosine * cosine;
         }
+        if let Some(dispersion) = self.recipe.dispersion {
+            let spread = f64::from(results[Results::DISPERSIVE]);
+            parts.push(("dispersive", spread));
+            loss += dispersion.weight * spread;
+        }
         Losses { loss: loss * loss_scale, parts }
     }
 
@@ -269,8 +274,13 @@ impl<'a> GpuEngine<'a> {
         let rows = (r.batch * c.tokens() * c.z_dims.len().max(1)) as f64;
         let scalars = self.programs.inputs.scalars;
         self.write(scalars.at(Scalars::UNSCALE), &[(1.0 / (r.micro_batches as f64 * loss_scale)) as f32, 0.0])?;
-        let factors =
-            [loss_scale / numbers, loss_scale * alignment_weight / rows, loss_scale * r.velocity_cosine / places];
+        let dispersion = r.dispersion.map_or(0.0, |d| d.weight);
+        let factors = [
+            loss_scale / numbers,
+            loss_scale * alignment_weight / rows,
+            loss_scale * r.velocity_cosine / places,
+            loss_scale * dispersion,
+        ];
         self.write(scalars.at(Scalars::VELOCITY_FACTOR), &factors.map(|f| f as f32))
     }
 }
