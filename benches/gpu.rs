@@ -322,6 +322,7 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
             point: point.clone(),
             target: Some(target.clone()),
             classes: classes.clone(),
+            class_token: None,
             features: vec![features.clone()],
             alignment_weight: 0.5,
         })

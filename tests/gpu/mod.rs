@@ -3,6 +3,7 @@
 mod activation;
 mod attention;
 mod boundary;
+mod class_token;
 mod column_sums;
 mod convolution;
 mod embedding;

@@ -27,10 +27,9 @@ fn both(config: &SiTConfig, batch: usize, ty: Type) -> (SiT, VelocityOnGpu) {
 
 /// Points, times and classes, among them the null class if there is one.
 fn points(config: &SiTConfig, count: usize) -> [Tensor; 3] {
-    let side = config.input_size;
     let times: Vec<f32> = (0..count).map(|i| 1.0 - i as f32 / 7.0).collect();
     let classes: Vec<u32> = (0..count).map(|i| (config.table_rows() - 1 - i % 3) as u32).collect();
-    let x = normal(count as u64, &[count, config.in_channels, side, side]);
+    let x = normal(count as u64, &[&[count][..], &config.state_shape()].concat());
     [x, Tensor::new(times, &CPU).unwrap(), Tensor::new(classes, &CPU).unwrap()]
 }
 
@@ -52,6 +51,7 @@ fn velocities_equal_those_of_the_cpu() {
         ("both", SiTConfig { rope: true, qk_norm: true, ..base.clone() }),
         ("RMSNorm", SiTConfig { norm: NormKind::Rms, ..base.clone() }),
         ("RMSNorms of queries and keys", SiTConfig { norm: NormKind::Rms, qk_norm: true, rope: true, ..base.clone() }),
+        ("class token", SiTConfig { class_token: Some(48), ..base.clone() }),
         ("swiglu", SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, ..base.clone() }),
         ("a wide swiglu", SiTConfig { mlp: MlpKind::SwiGlu, mlp_ratio: 6.0, qk_norm: true, ..base.clone() }),
         ("heads of 72", SiTConfig { hidden: 144, rope: true, ..base.clone() }),
@@ -74,7 +74,7 @@ fn velocities_equal_those_of_the_cpu() {
 /// Batches take turns: with guidance, without it, and the last, which is smaller.
 #[test]
 fn batches_of_any_size_up_to_the_largest_take_turns() {
-    let config = SiTConfig { rope: true, qk_norm: true, ..config() };
+    let config = SiTConfig { class_token: Some(12), qk_norm: true, ..config() };
     for (ty, bound) in TYPES {
         let (model, mut velocity) = both(&config, 4, ty);
         for count in [4, 2, 3, 1, 4, 2] {
@@ -144,7 +144,7 @@ fn samples_equal_those_of_the_cpu() {
 #[test]
 fn sampling_takes_the_memory_that_was_told() {
     for ty in [Type::F32, Type::F16] {
-        let config = SiTConfig { norm: NormKind::Rms, qk_norm: true, ..config() };
+        let config = SiTConfig { norm: NormKind::Rms, qk_norm: true, class_token: Some(12), ..config() };
         let (params, model) = network(&config, Precision::F32);
         let evaluation = Evaluation { config: config.clone(), batch: 4, ty };
         let card = Counting::new(card());

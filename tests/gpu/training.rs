@@ -47,6 +47,10 @@ fn small() -> SiTConfig {
 const ADAMW: AdamWConfig =
     AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::Matrices };
 
+fn with_class_token(config: &SiTConfig) -> SiTConfig {
+    SiTConfig { class_token: config.z_dims.first().copied(), ..config.clone() }
+}
+
 fn dispersion(block: usize) -> Option<Dispersion> {
     Some(Dispersion { weight: 0.5, block, temperature: 0.5 })
 }
@@ -59,12 +63,13 @@ fn feed(config: &SiTConfig, micro: u64) -> Feed {
     let (side, tag) = (config.input_size, 10 * micro);
     let image = [BATCH, config.in_channels, side, side];
     let features =
-        config.z_dims.iter().enumerate().map(|(k, z)| normal(tag + 5 + k as u64, &[BATCH, config.tokens(), *z]));
+        config.z_dims.iter().enumerate().map(|(k, z)| normal(tag + 5 + k as u64, &[BATCH, config.all_tokens(), *z]));
     Feed {
         times: Tensor::new(&[0.3f32, 0.8], &CPU).unwrap(),
         point: normal(tag + 1, &image),
         target: config.warmup_depth.is_none().then(|| normal(tag + 2, &image)),
         classes: Tensor::new(&[4u32, 1], &CPU).unwrap(),
+        class_token: config.class_token.map(|z| [8, 9].map(|k| normal(tag + k, &[BATCH, z]))),
         features: features.collect(),
         alignment_weight: if config.z_dims.is_empty() { 0.0 } else { WEIGHT },
     }
@@ -79,7 +84,8 @@ fn on_the_cpu(model: &SiT, feed: &Feed, recipe: &Recipe) -> candle_core::Result<
         return Ok(StepLoss { loss: (aligned * feed.alignment_weight)?, parts: vec![] });
     };
     let hidden = recipe.dispersion.map(|d| d.block);
-    let also = Also { projections: feed.alignment_weight != 0.0, hidden, ..Also::default() };
+    let class_token = feed.class_token.as_ref().map(|[point, _]| point);
+    let also = Also { projections: feed.alignment_weight != 0.0, hidden, class_token, ..Also::default() };
     let out = model.forward_with(&feed.point, &feed.times, &feed.classes, &also)?;
     let mut loss = loss::velocity(&out.velocity, target)?;
     let mut parts = vec![("velocity", number(&loss)?), ("alignment_weight", feed.alignment_weight)];
@@ -87,6 +93,11 @@ fn on_the_cpu(model: &SiT, feed: &Feed, recipe: &Recipe) -> candle_core::Result<
         let cosine = loss::velocity_cosine(&out.velocity, target)?;
         parts.push(("velocity_cosine", number(&cosine)?));
         loss = (loss + (cosine * recipe.velocity_cosine)?)?;
+    }
+    if let Some(([_, target], predicted)) = feed.class_token.as_ref().zip(out.class_velocity) {
+        let class = loss::velocity(&predicted, target)?;
+        parts.push(("class_velocity", number(&class)?));
+        loss = (loss + (class * recipe.class_token)?)?;
     }
     let mut alignment = 0.0;
     if also.projections {
@@ -165,7 +176,8 @@ fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
     let rms = SiTConfig { norm: NormKind::Rms, ..base.clone() };
     compare("rms", &rms, none, Type::F32, bound);
     compare("rms, warmup", &SiTConfig { warmup_depth: Some(2), ..rms.clone() }, none, Type::F32, bound);
-    let lightning = SiTConfig { rope: true, qk_norm: true, mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, depth: 5, ..rms };
+    let lightning =
+        SiTConfig { rope: true, qk_norm: true, mlp: MlpKind::SwiGlu, mlp_ratio: 3.0, depth: 5, ..rms.clone() };
     compare("rms everywhere", &lightning, |r| r.keep = SavedActivations::Inputs, Type::F32, bound);
     compare("direction", &base, |r| r.velocity_cosine = 1.0, Type::F32, bound);
     let one = SiTConfig { patch_size: 1, input_size: 4, in_channels: 12, ..base.clone() };
@@ -180,6 +192,11 @@ fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
     for block in 1..=3 {
         compare("dispersive", &base, |r| r.dispersion = dispersion(block), Type::F32, bound);
     }
+    let class_token = |r: &mut Recipe| (r.class_token, r.dispersion) = (0.3, dispersion(2));
+    compare("class token", &with_class_token(&base), class_token, Type::F32, bound);
+    let rms = SiTConfig { depth: 5, ..with_class_token(&SiTConfig { qk_norm: true, ..rms }) };
+    let kept = |r: &mut Recipe| (r.class_token, r.keep) = (0.3, SavedActivations::Inputs);
+    compare("class token, rms", &rms, kept, Type::F32, bound);
     let alone = SiTConfig { z_dims: vec![], ..base.clone() };
     compare("dispersive alone", &alone, |r| r.dispersion = dispersion(2), Type::F32, bound);
     let same = SiTConfig { z_dims: vec![128, 48], encoder_depth: vec![2], ..base.clone() };
@@ -207,6 +224,7 @@ fn gradients_in_half_precision_equal_those_in_f32_up_to_rounding() {
         compare("warmup", &SiTConfig { warmup_depth: Some(2), ..config() }, |_| {}, ty, bound);
         compare("rms", &SiTConfig { norm: NormKind::Rms, ..all.clone() }, |_| {}, ty, bound);
         compare("direction", &config(), |r| r.velocity_cosine = 1.0, ty, bound);
+        compare("class token", &with_class_token(&config()), |r| r.class_token = 0.3, ty, bound);
         compare("nt-xent", &config(), |r| r.alignment.loss = AlignmentLoss::NtXent, ty, bound);
         compare("dispersive", &config(), |r| r.dispersion = dispersion(2), ty, bound);
         // Heads of 72 on tensor cores.
@@ -339,11 +357,14 @@ fn a_training_in_f32_follows_that_of_the_cpu() {
 #[test]
 fn a_training_that_was_cut_off_resumes_with_the_same_bits() {
     for (ty, norm) in [(Type::Bf16, NormKind::Layer), (Type::F16, NormKind::Layer), (Type::Bf16, NormKind::Rms)] {
-        let recipe = micro_batches(&SiTConfig { qk_norm: true, depth: 4, norm, ..small() }, ty);
+        let config = SiTConfig { qk_norm: true, depth: 4, norm, ..small() };
+        let config = if norm == NormKind::Rms { with_class_token(&config) } else { config };
+        let recipe = micro_batches(&config, ty);
         let recipe = match norm {
             NormKind::Layer => recipe,
             NormKind::Rms => Recipe {
                 velocity_cosine: 1.0,
+                class_token: 0.3,
                 dispersion: dispersion(2),
                 alignment: Alignment { loss: AlignmentLoss::NtXent, ..recipe.alignment },
                 ..recipe
@@ -449,11 +470,8 @@ fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
 
 #[test]
 fn a_training_takes_the_memory_that_was_told() {
-    let recipe = Recipe {
-        velocity_cosine: 1.0,
-        dispersion: dispersion(2),
-        ..recipe(&SiTConfig { norm: NormKind::Rms, ..config() }, Type::Bf16)
-    };
+    let config = with_class_token(&SiTConfig { norm: NormKind::Rms, ..config() });
+    let recipe = Recipe { velocity_cosine: 1.0, dispersion: dispersion(2), ..recipe(&config, Type::Bf16) };
     let (params, model) = network(&recipe.config, Precision::F32);
     let card = Counting::new(card());
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));

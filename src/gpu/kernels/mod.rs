@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod attention;
 pub mod boundary;
+pub mod class_token;
 pub mod column_sums;
 pub mod convolution;
 pub mod embedding;

@@ -52,6 +52,10 @@ impl Scalars {
     pub const AVERAGES: usize = 16;
     pub const MOST_AVERAGES: usize = 16;
 
+    /// What the gradient of the summed squared error of class tokens is multiplied by: loss scale
+    /// weight / numbers of the class tokens.
+    pub const CLASS_VELOCITY_FACTOR: usize = 48;
+
     pub fn at(self, slot: usize) -> Address {
         self.0.offset(slot * 4)
     }
@@ -78,6 +82,8 @@ impl Results {
     /// Mean of 1 - cosine of the velocities.
     pub const VELOCITY_COSINE: usize = 2;
     pub const DISPERSIVE: usize = 3;
+    /// Squared error of the velocities of class tokens.
+    pub const CLASS_VELOCITY: usize = 4;
     pub const MOST_LOSSES: usize = 8;
 
     /// Norm of the gradient of the mean loss, before clipping.

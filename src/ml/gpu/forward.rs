@@ -4,6 +4,7 @@
 
 use super::arena::Arena;
 use super::block::{Activations, Blocks, Boundary, Parameters, Shared, Sizes, VECTORS};
+use super::class_token::ClassToken;
 use super::layers::{Linear, Weights};
 use super::layout::{CLASS_TABLE, Layout};
 use crate::kernels::block::GATE_MLP;
@@ -18,8 +19,8 @@ use erw_gpu::program::{Address, Program, Type};
 /// # Errors
 /// A network that the kernels do not cover; the message names why.
 pub fn check(c: &SiTConfig) -> Result<()> {
-    if c.class_token.is_some() {
-        bail!("`class_token`");
+    if c.class_token.is_some_and(|width| !width.is_multiple_of(4)) {
+        bail!("a class token whose width is not a multiple of 4");
     }
     if !c.hidden.is_multiple_of(4)
         || !c.mlp_width().is_multiple_of(4)
@@ -44,7 +45,7 @@ impl FixedTables {
     pub fn new(c: &SiTConfig, arena: &mut Arena) -> Self {
         let table = |arena: &mut Arena| arena.take(c.tokens() * c.head_dim(), Type::F32);
         Self {
-            positions: arena.take(c.tokens() * c.hidden, Type::F32),
+            positions: arena.take(c.all_tokens() * c.hidden, Type::F32),
             rope: c.rope.then(|| Tables { cos: table(arena), sin: table(arena) }),
         }
     }
@@ -59,6 +60,8 @@ pub struct Inputs {
     pub point: Address,
     /// u32 `[B]`
     pub labels: Address,
+    /// f32 `[B, Z]`: class tokens on the path; null for a network without them.
+    pub class: Address,
 }
 
 /// What stays of a forward pass.
@@ -125,6 +128,7 @@ pub struct Forward {
     pub(super) layers: EndLayers,
     pub inputs: Inputs,
     pub(super) ends: Ends,
+    pub(super) class: Option<ClassToken>,
     positions: Address,
     /// For each block.
     pub(super) activations: Vec<Activations>,
@@ -148,7 +152,7 @@ impl Forward {
     ) -> Result<Self> {
         check(c)?;
         let ty = weights.ty;
-        let stream = Shape { batch, tokens: c.tokens(), width: c.hidden, ty };
+        let stream = Shape { batch, tokens: c.all_tokens(), width: c.hidden, ty };
         let sizes = Sizes { stream, heads: c.heads, inner: c.mlp_width(), mlp: c.mlp };
         let (depth, rows, d) = (c.blocks(), sizes.rows(), c.hidden);
         let image = batch * c.in_channels * c.input_size * c.input_size;
@@ -163,6 +167,9 @@ impl Forward {
             (Keep::Nothing, Some(at)) => (at.y2, at.h1, at.stats1),
             _ => (arena.take(rows * d, ty), arena.take(rows * d, ty), arena.take(2 * rows, Type::F32)),
         };
+        // Space that nobody uses behind the last block then.
+        let free = activations.first().filter(|_| keep == Keep::Nothing).map(|at| at.y2);
+        let class = ClassToken::new(c, layout, &sizes, free, arena)?;
         let qk_eps = if c.norm == NormKind::Rms { NORM_EPS } else { QK_NORM_EPS };
         Ok(Self {
             blocks: Blocks { sizes, weights, qk_eps, modulations, rope: tables.rope },
@@ -172,6 +179,7 @@ impl Forward {
                 times: arena.take(batch, Type::F32),
                 point: arena.take(image, Type::F32),
                 labels: arena.take_bytes(batch * 4),
+                class: class.map_or(Address::NULL, |class| class.point),
             },
             ends: Ends {
                 patches: arena.take(image, ty),
@@ -184,6 +192,7 @@ impl Forward {
                 final_stats,
                 out: arena.take(image, ty),
             },
+            class,
             positions: tables.positions,
             activations,
             last,
@@ -208,6 +217,16 @@ impl Forward {
         Image { samples: self.batch(), channels: c.in_channels, side: c.input_size, patch: c.patch_size }
     }
 
+    /// Rows of patches.
+    pub(super) fn patch_rows(&self) -> usize {
+        self.batch() * self.config.tokens()
+    }
+
+    /// The final norm of the patches.
+    pub(super) fn patch_h(&self) -> Address {
+        self.class.map_or(self.ends.final_h, |class| class.patch_h)
+    }
+
     /// The boundary in front of block `i`; behind the last block that of the final layer.
     pub(super) fn boundary(&self, i: usize) -> Boundary {
         let (blocks, at) = (&self.blocks, self.activations.get(i));
@@ -227,7 +246,7 @@ impl Forward {
     pub(super) fn commands(&self, program: &mut Program) -> Result<()> {
         let (blocks, ends, inputs) = (&self.blocks, &self.ends, &self.inputs);
         let (weights, layers, ty) = (&blocks.weights, &self.layers, blocks.sizes.stream.ty);
-        let (samples, rows, width) = (self.batch(), blocks.sizes.rows(), self.config.hidden);
+        let (samples, rows, width) = (self.batch(), self.patch_rows(), self.config.hidden);
         program.launch(embedding::patch_gather(&self.image(), ty, inputs.point, ends.patches)?);
         weights.forward(program, &layers.patches, ends.patches, ends.embedded, rows);
         program.launch(embedding::add_positions(&AddPositions {
@@ -236,10 +255,13 @@ impl Forward {
             positions: self.positions,
             x: self.boundary(0).x,
             samples,
-            prefix: 0,
-            tokens: self.config.tokens(),
+            prefix: usize::from(self.class.is_some()),
+            tokens: self.config.all_tokens(),
             width,
         })?);
+        if let Some(class) = &self.class {
+            class.begin(program, &blocks.sizes, weights, self.positions, self.boundary(0).x)?;
+        }
         program.launch(embedding::time_sinusoid(ty, inputs.times, ends.waves, samples)?);
         let [hidden, active, out] = ends.time;
         weights.forward(program, &layers.time[0], ends.waves, hidden, samples);
@@ -262,8 +284,11 @@ impl Forward {
             blocks.forward(program, i, parameters, at)?;
         }
         blocks.boundary(program, &self.boundary(self.parameters.len()))?;
+        if let Some(class) = &self.class {
+            class.finish(program, &blocks.sizes, weights, ends.final_h)?;
+        }
         if let Some(last) = &layers.last {
-            weights.forward(program, last, ends.final_h, ends.out, rows);
+            weights.forward(program, last, self.patch_h(), ends.out, rows);
         }
         Ok(())
     }

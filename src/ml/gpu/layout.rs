@@ -4,7 +4,7 @@
 //! ```text
 //! adaLN weights of blocks 0..L and of the final layer    one product makes all modulations
 //! their biases
-//! class table, QK-norms, RMSNorms                        what kernels read in f32
+//! class table, norms                                     what kernels read in f32
 //! everything else, by name
 //! projectors                                             at the end: they rest when nothing is aligned
 //! ```
@@ -35,7 +35,7 @@ impl Place {
 
 /// Whether kernels read a parameter in f32, whatever the type of the products.
 fn is_read_in_f32(name: &str) -> bool {
-    let norms = [".q_norm.", ".k_norm.", ".norm1.", ".norm2.", ".norm_final."];
+    let norms = [".q_norm.", ".k_norm.", ".norm1.", ".norm2.", ".norm_final.", "wg_norm."];
     name == CLASS_TABLE || norms.iter().any(|norm| name.contains(norm))
 }
 

@@ -34,6 +34,7 @@ impl MicroBatch<'_> {
         if forward.layers.last.is_some() {
             self.velocity_loss(program)?;
         }
+        self.class_loss(program)?;
         Ok(())
     }
 
@@ -66,14 +67,45 @@ impl MicroBatch<'_> {
         Ok(())
     }
 
+    /// The loss of the velocity of class tokens.
+    fn class_loss(&self, program: &mut Program) -> Result<()> {
+        let (all, partial) = (self.all, self.all.ends.partial);
+        let (Some(class), Some(space)) = (&all.forward.class, &all.class) else { return Ok(()) };
+        let image = class.image(all.recipe.batch);
+        program.launch(loss::velocity_loss(&VelocityLoss {
+            image,
+            ty: all.recipe.ty,
+            out: class.velocity,
+            target: all.inputs.class_target,
+            factor: all.inputs.scalars.at(Scalars::CLASS_VELOCITY_FACTOR),
+            dout: space.dvelocity,
+            partial,
+            cosine: None,
+        })?);
+        program.launch(loss::loss_end(&LossEnd {
+            partial,
+            count: loss::velocity_partials(&image, false),
+            result: all.inputs.results.at(Results::CLASS_VELOCITY),
+            terms: image.count(),
+            add: false,
+        })?);
+        Ok(())
+    }
+
     pub(super) fn backward(&self, program: &mut Program) -> Result<()> {
         let (all, forward, scratch) = (self.all, &self.all.forward, &self.all.backward.scratch);
         let (rows, depth) = (forward.blocks.sizes.rows(), forward.parameters.len());
         // Whether the stream has a gradient already.
         let mut begun = false;
         if let Some(last) = &forward.layers.last {
-            self.gradients().parameters(program, last, all.ends.dout, forward.ends.final_h, rows)?;
-            self.gradients().input(program, last, all.ends.dout, scratch.dh, rows, Epilogue::None);
+            let (gradients, dout, patches) = (self.gradients(), all.ends.dout, forward.patch_rows());
+            gradients.parameters(program, last, dout, forward.patch_h(), patches)?;
+            // Beside a class token the gradient of the patches takes their place.
+            let dh = forward.class.map_or(scratch.dh, |class| class.patch_h);
+            gradients.input(program, last, dout, dh, patches, Epilogue::None);
+            if let (Some(class), Some(space)) = (&forward.class, &all.class) {
+                class.finish_backward(program, &forward.blocks.sizes, gradients, space, scratch.dh)?;
+            }
         } else {
             // Nothing comes through the norm behind the last block.
             program
@@ -139,7 +171,7 @@ impl MicroBatch<'_> {
         program.launch(silu(space.layers[1], space.active[1])?);
         weights.forward(program, &p.layers[2], space.active[1], space.output, rows);
         let (features, width) = (inputs.features[k], c.z_dims[k]);
-        let (samples, tokens, alignment) = (all.recipe.batch, c.tokens(), &all.recipe.alignment);
+        let (samples, tokens, alignment) = (all.recipe.batch, c.all_tokens(), &all.recipe.alignment);
         if let Some(alpha) = alignment.spatial_norm() {
             let alpha = alpha as f32;
             program.launch(loss::z_score(&ZScore {
@@ -217,7 +249,7 @@ impl MicroBatch<'_> {
         let (all, c, b) = (self.all, &self.all.recipe.config, self.all.recipe.batch);
         let Some(space) = &all.dispersion else { bail!("a dispersive loss without space") };
         let (scalars, results, partial) = (all.inputs.scalars, all.inputs.results, all.ends.partial);
-        let passes = Dispersive { images: b, width: c.tokens() * c.hidden, temperature: dispersion.temperature };
+        let passes = Dispersive { images: b, width: c.all_tokens() * c.hidden, temperature: dispersion.temperature };
         program.launch(passes.centre(x, space.centred)?);
         let addresses = [space.centred, space.centred, space.products];
         program.matmul(Matmul::new(Form::Nt, [b, b, passes.width], addresses, Type::F32));
@@ -235,7 +267,7 @@ impl MicroBatch<'_> {
     fn ends_backward(&self, program: &mut Program) -> Result<()> {
         let (all, forward, gradients) = (self.all, &self.all.forward, self.gradients());
         let (ends, layers, dends, ty) = (&forward.ends, &forward.layers, &all.ends, all.recipe.ty);
-        let (b, rows, d) = (forward.batch(), forward.blocks.sizes.rows(), all.recipe.config.hidden);
+        let (b, rows, d) = (forward.batch(), forward.patch_rows(), all.recipe.config.hidden);
         let dmodulations = all.backward.dmodulations;
         gradients.parameters(program, &layers.modulation, dmodulations, ends.active, b)?;
         gradients.input(program, &layers.modulation, dmodulations, dends.dactive, b, Epilogue::None);
@@ -263,8 +295,13 @@ impl MicroBatch<'_> {
         let slope = Backward { ty, dy: dhidden, x: hidden, dx: dhidden, count: b * d };
         program.launch(activation::backward(Activation::Silu, &slope)?);
         gradients.parameters(program, first, dhidden, ends.waves, b)?;
-        let narrow = Pass { ty, from: all.backward.scratch.dx, to: ends.embedded, count: rows * d };
-        program.launch(activation::narrow(&narrow)?);
+        let (dx, sizes) = (all.backward.scratch.dx, &forward.blocks.sizes);
+        if let (Some(class), Some(space)) = (&forward.class, &all.class) {
+            class.begin_backward(program, sizes, gradients, space, dx)?;
+            class.patches_of(program, sizes, dx, ends.embedded)?;
+        } else {
+            program.launch(activation::narrow(&Pass { ty, from: dx, to: ends.embedded, count: rows * d })?);
+        }
         gradients.parameters(program, &layers.patches, ends.embedded, ends.patches, rows)
     }
 }

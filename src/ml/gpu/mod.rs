@@ -7,6 +7,7 @@
 //! layers          products with their gradients
 //! block           a transformer block, forward
 //! block_backward  its backward pass
+//! class_token     the token beside the patches, and its velocity
 //! forward         the network, forward
 //! micro_batch     the network with its losses, and their gradients
 //! sit             what is trained, and where everything lies
@@ -26,6 +27,7 @@
 pub mod arena;
 mod block;
 mod block_backward;
+mod class_token;
 pub mod encoder;
 pub mod feature_maps;
 pub mod forward;

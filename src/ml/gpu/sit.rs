@@ -2,12 +2,13 @@
 //! programs of a step.
 //!
 //! What differs from step to step is in memory: the batch, and the numbers of
-//! [`Scalars`]. Losses are the velocity's squared error and its cosine, the alignment by the cosine or
-//! NT-Xent, and dispersion; other losses and convolutional projectors are trained by candle's
-//! operations.
+//! [`Scalars`]. Losses are the velocity's squared error and its cosine, that of class tokens, the
+//! alignment by the cosine or NT-Xent, and dispersion; other losses and convolutional projectors are
+//! trained by candle's operations.
 
 use super::arena::Arena;
 use super::block_backward::{BlocksBackward, Scratch};
+use super::class_token::ClassTokenGradients;
 use super::forward::{self, FixedTables, Forward, Keep};
 use super::layers::{Gradients, Linear, Weights};
 use super::layout::Layout;
@@ -42,6 +43,8 @@ pub struct Recipe {
     /// Weight of the cosine loss of the velocity; 0: none.
     pub velocity_cosine: f64,
     pub dispersion: Option<Dispersion>,
+    /// Weight of the velocity of class tokens, for a network that has them.
+    pub class_token: f64,
 }
 
 impl Recipe {
@@ -58,6 +61,7 @@ impl Recipe {
             alignment: Alignment::COSINE,
             velocity_cosine: 0.0,
             dispersion: None,
+            class_token: 0.0,
         }
     }
 
@@ -117,7 +121,9 @@ impl State {
 pub struct Inputs {
     /// Velocity at the point, f32 `[B, C, S, S]`.
     pub target: Address,
-    /// f32 `[B, N, Z]` for each encoder.
+    /// Velocity of the class tokens, f32 `[B, Z]`; null without them.
+    pub class_target: Address,
+    /// f32 `[B, N, Z]` for each encoder; with class tokens those in front.
     pub features: Vec<Address>,
     /// f16, for the features of one encoder before they are widened.
     pub narrow_features: Address,
@@ -177,6 +183,7 @@ pub struct SitPrograms {
     pub(super) ends: Ends,
     pub(super) space: Option<ProjectorSpace>,
     pub(super) dispersion: Option<DispersionSpace>,
+    pub(super) class: Option<ClassTokenGradients>,
     pub(super) projectors: Vec<Projector>,
     bytes: usize,
 }
@@ -193,6 +200,7 @@ impl SitPrograms {
         let (rows, d, modulations) = (sizes.rows(), c.hidden, forward.blocks.modulations.width);
         let inputs = Inputs {
             target: arena.take(image, Type::F32),
+            class_target: c.class_token.map_or(Address::NULL, |width| arena.take(recipe.batch * width, Type::F32)),
             features: c.z_dims.iter().map(|z| arena.take(rows * z, Type::F32)).collect(),
             narrow_features: arena.take(rows * c.z_dims.iter().copied().max().unwrap_or(0), Type::F16),
             scalars: Scalars(arena.take(Scalars::SIZE, Type::F32)),
@@ -227,6 +235,7 @@ impl SitPrograms {
         };
         let losses = [velocity, alignment, recipe.batch].into_iter().fold(0, usize::max);
         let partials = losses.max(optimizer::partial_count(layout.count()));
+        let class = forward.class.map(|class| ClassTokenGradients::new(&class, &sizes, arena));
         let dispersion = recipe.dispersion.map(|_| DispersionSpace {
             centred: arena.take(rows * d, Type::F32),
             gradient: arena.take(rows * d, Type::F32),
@@ -253,6 +262,7 @@ impl SitPrograms {
             backward,
             space,
             dispersion,
+            class,
         })
     }
 

@@ -51,7 +51,7 @@ impl SitPrograms {
         let (Some(width), Some(to)) = (c.z_dims.get(encoder), inputs.features.get(encoder)) else {
             bail!("there is no encoder {encoder}")
         };
-        let count = self.recipe.batch * c.tokens() * width;
+        let count = self.recipe.batch * c.all_tokens() * width;
         program.launch(activation::widen(&Pass { ty: Type::F16, from: inputs.narrow_features, to: *to, count })?);
         Ok(program)
     }

@@ -15,6 +15,7 @@ use super::layout::{Layout, is_projector};
 use crate::models::sit::{SiT, SiTConfig};
 use crate::nn::params::{self, Tensors};
 use candle_core::{DType, Device, Result, Tensor, bail};
+use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::embedding;
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
@@ -66,6 +67,8 @@ struct Space {
     forward: Forward,
     /// f32 `[B, C, S, S]`
     velocity: Address,
+    /// Of class tokens, f32 `[B, Z]`; null without them.
+    class_velocity: Address,
 }
 
 impl Space {
@@ -76,7 +79,8 @@ impl Space {
         let tables = FixedTables::new(config, arena);
         let forward = Forward::new(config, layout, weights, tables, *batch, Keep::Nothing, arena)?;
         let velocity = arena.take(forward.image().count(), Type::F32);
-        Ok(Self { weights, tables, forward, velocity })
+        let class_velocity = config.class_token.map_or(Address::NULL, |width| arena.take(batch * width, Type::F32));
+        Ok(Self { weights, tables, forward, velocity, class_velocity })
     }
 
     /// From the inputs to the velocity, for so many points.
@@ -85,6 +89,10 @@ impl Space {
         forward.commands(&mut program)?;
         let ty = self.weights.ty;
         program.launch(embedding::unpatchify(&forward.image(), ty, forward.ends.out, self.velocity)?);
+        if let Some(class) = &forward.class {
+            let (from, count) = (class.velocity, class.image(batch).count());
+            program.launch(activation::widen(&Pass { ty, from, to: self.class_velocity, count })?);
+        }
         Ok(program)
     }
 }
@@ -114,17 +122,18 @@ impl VelocityOnGpu {
         Ok(Self { machine, space, classes: evaluation.config.table_rows(), programs: BTreeMap::new() })
     }
 
-    /// Velocities f32 `[B, C, S, S]` on the CPU at points `[B, C, S, S]`, times `[B]` and classes
-    /// u32 `[B]`.
+    /// Velocities f32 on the CPU at points `[B, ..]` ([`SiTConfig::state_shape`]), times `[B]` and
+    /// classes u32 `[B]`.
     ///
     /// # Errors
     /// Shapes that do not fit the network or the batch; a class that the network does not have.
     pub fn velocity(&mut self, points: &Tensor, times: &Tensor, classes: &Tensor) -> Result<Tensor> {
-        let Inputs { times: at_times, point, labels } = self.space.forward.inputs;
+        let Inputs { times: at_times, point, labels, class } = self.space.forward.inputs;
         let (image, batch) = (self.space.forward.image(), points.dims().first().copied().unwrap_or(0));
-        let dims = [batch, image.channels, image.side, image.side];
-        if points.dims() != dims || batch == 0 || batch > image.samples {
-            let most = [image.samples, image.channels, image.side, image.side];
+        let config = &self.space.forward.config;
+        let dims = |count: usize| [&[count][..], &config.state_shape()].concat();
+        if points.dims() != dims(batch) || batch == 0 || batch > image.samples {
+            let most = dims(image.samples);
             bail!("the velocity of points {:?}, where memory is for {most:?}", points.dims());
         }
         if times.dims() != [batch] || classes.dims() != [batch] {
@@ -137,12 +146,27 @@ impl VelocityOnGpu {
         if !self.programs.contains_key(&batch) {
             self.programs.insert(batch, self.space.program(batch)?);
         }
-        host::write_tensor(&*self.machine, point, points)?;
+        let (latents, class_tokens) = config.split(points)?;
+        host::write_tensor(&*self.machine, point, &latents)?;
+        if let Some(tokens) = &class_tokens {
+            host::write_tensor(&*self.machine, class, tokens)?;
+        }
         host::write_tensor(&*self.machine, at_times, times)?;
         self.machine.write(labels, bytemuck::cast_slice(&classes))?;
         self.machine.run(&self.programs[&batch])?;
-        let mut velocity = vec![0f32; dims.iter().product()];
-        self.machine.read(self.space.velocity, bytemuck::cast_slice_mut(&mut velocity))?;
-        Tensor::from_vec(velocity, &dims, &Device::Cpu)
+        let velocity = self.read(self.space.velocity, latents.dims())?;
+        match class_tokens {
+            None => Ok(velocity),
+            Some(tokens) => {
+                let class = self.read(self.space.class_velocity, tokens.dims())?;
+                Tensor::cat(&[velocity.flatten_from(1)?, class], 1)
+            }
+        }
+    }
+
+    fn read(&self, from: Address, dims: &[usize]) -> Result<Tensor> {
+        let mut numbers = vec![0f32; dims.iter().product()];
+        self.machine.read(from, bytemuck::cast_slice_mut(&mut numbers))?;
+        Tensor::from_vec(numbers, dims, &Device::Cpu)
     }
 }

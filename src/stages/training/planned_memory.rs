@@ -30,7 +30,7 @@ pub fn of_training(
     let known = |slot: &str, name: &str| inputs.get(slot)?.get(name)?.as_u64().map(|n| n as usize);
     let is_warmup = kind == super::warmup::KIND.name;
     if !is_warmup && kind != super::train::KIND.name
-        || ["attention", "class_token", "relation", "self_alignment"].iter().any(|name| weight(name) > 0.0)
+        || ["attention", "relation", "self_alignment"].iter().any(|name| weight(name) > 0.0)
     {
         return None;
     }
@@ -40,6 +40,7 @@ pub fn of_training(
         aligned && (slot == "features" || slot == "encoder")
     });
     let z_dims: Vec<usize> = encoders.filter_map(|(slot, _)| known(slot, "dim")).collect();
+    let class_token = z_dims.first().copied().filter(|_| weight("class_token") > 0.0);
     let (hidden, depth, heads, patch_size) = SiTConfig::sizes(text("model")?).ok()?;
     let swiglu = text("mlp") == Some("swiglu");
     let config = SiTConfig {
@@ -60,7 +61,7 @@ pub fn of_training(
         encoder_depth: vec![1],
         rope: switch("rope"),
         qk_norm: switch("qk_norm"),
-        class_token: None,
+        class_token,
         self_alignment: None,
         warmup_depth: if is_warmup { Some(number("depth")?) } else { None },
     };

@@ -240,11 +240,8 @@ impl Params {
 
     /// A setting beside network and alignment that erw's GPU kernels do not cover, if there is one.
     fn uncovered(&self) -> Option<&'static str> {
-        let settings = [
-            (self.self_alignment > 0.0).then_some("self_alignment"),
-            (self.attention > 0.0).then_some("attention"),
-            (self.class_token > 0.0).then_some("class_token"),
-        ];
+        let settings =
+            [(self.self_alignment > 0.0).then_some("self_alignment"), (self.attention > 0.0).then_some("attention")];
         settings.into_iter().flatten().next()
     }
 
@@ -312,7 +309,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let cfg = phase.fit(attempt, &p.optimization)?;
     let dispersion = p.dispersion()?;
     let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison)?;
-    let recipe = Recipe { velocity_cosine: p.velocity_cosine, dispersion, ..recipe };
+    let recipe = Recipe { velocity_cosine: p.velocity_cosine, dispersion, class_token: p.class_token, ..recipe };
     let gpu = gpu::open(attempt, &device, &recipe, p.uncovered(), &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };

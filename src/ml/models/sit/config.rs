@@ -202,6 +202,11 @@ impl SiTConfig {
         self.grid() * self.grid()
     }
 
+    /// Tokens of the blocks: patches, and in front of them that of the class token, if there is one.
+    pub fn all_tokens(&self) -> usize {
+        self.tokens() + usize::from(self.class_token.is_some())
+    }
+
     /// Shape of what is generated: a latent `[C, S, S]`, or with a class token a row of the
     /// latent's numbers and those of the class token.
     pub fn state_shape(&self) -> Vec<usize> {
@@ -218,7 +223,7 @@ impl SiTConfig {
     }
 
     /// The latents of states, and their class tokens `[B, Z]` if there are any.
-    pub(super) fn split(&self, states: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    pub(crate) fn split(&self, states: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let Some(width) = self.class_token else { return Ok((states.clone(), None)) };
         let (b, all) = states.dims2()?;
         let latent = all.saturating_sub(width);

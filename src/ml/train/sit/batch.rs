@@ -83,10 +83,11 @@ impl Examples {
         }
     }
 
-    /// What the encoders, which must be online, make of the images of the micro-batch, with the
-    /// attention of these blocks, counted from 1.
-    pub fn encoder_outputs(&self, batch: &Batch, blocks: &[usize]) -> Result<Vec<Outputs>> {
-        self.features.outputs(&batch.rows, &batch.flipped, &self.device, blocks)
+    /// What the encoders make of the images of the micro-batch, with the attention of these blocks,
+    /// counted from 1. Stored features, which have none, are read to `device`.
+    pub fn encoder_outputs(&self, batch: &Batch, blocks: &[usize], device: &Device) -> Result<Vec<Outputs>> {
+        let device = if self.features.are_stored() { device } else { &self.device };
+        self.features.outputs(&batch.rows, &batch.flipped, device, blocks)
     }
 
     /// [`features`](Self::features) for a GPU with memory of its own: stored features as they lie on the CPU, in the

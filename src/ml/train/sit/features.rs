@@ -60,6 +60,10 @@ impl Features {
         Ok(Self::Online(Box::new(images), encoders))
     }
 
+    pub fn are_stored(&self) -> bool {
+        matches!(self, Self::Stored(_))
+    }
+
     /// Puts another encoder in the place of this one, as the same encoder on another device.
     pub fn replace_encoder(&mut self, encoder: usize, by: Encoder) {
         if let Self::Online(_, encoders) = self

@@ -82,10 +82,16 @@ impl FlowMatching<'_> {
     /// A micro-batch for the engine on a GPU.
     pub fn feed(&self, step: u64, noised: Noised) -> Result<Feed> {
         let alignment_weight = self.schedule.at(step);
-        let features =
-            if alignment_weight == 0.0 { vec![] } else { self.examples.features_as_stored(&noised.batch)? };
+        let mut seen = self.seen(&noised, alignment_weight, &Device::Cpu)?;
+        let class_token = self.class(&noised, seen.as_mut())?.map(<[Tensor; 2]>::from);
+        let features = match seen {
+            _ if alignment_weight == 0.0 => vec![],
+            Some(all) => all.into_iter().map(|o| o.tokens).collect(),
+            None => self.examples.features_as_stored(&noised.batch)?,
+        };
         let Noised { batch, t, point, target, .. } = noised;
-        Ok(Feed { times: t, point, target: Some(target), classes: batch.classes, features, alignment_weight })
+        let (target, classes) = (Some(target), batch.classes);
+        Ok(Feed { times: t, point, target, classes, class_token, features, alignment_weight })
     }
 
     pub fn loss(&self, step: u64, noised: &Noised) -> Result<StepLoss> {
@@ -95,11 +101,8 @@ impl FlowMatching<'_> {
         let weight = self.schedule.at(step);
         // With weight 0, neither encoders nor projectors run. The weights and moments of the
         // projectors stay unchanged.
-        let mut seen = self.seen(noised, weight)?;
-        let class = match (&noised.class_noise, seen.as_mut().and_then(|all| all.first_mut())) {
-            (Some(noise), Some(seen)) => Some(self.noised_class_token(seen, &here(noise)?, &noised.t)?),
-            _ => None,
-        };
+        let mut seen = self.seen(noised, weight, &self.examples.device)?;
+        let class = self.class(noised, seen.as_mut())?;
         let also = Also {
             class_token: class.as_ref().map(|(point, _)| point),
             projections: weight != 0.0,
@@ -151,12 +154,13 @@ impl FlowMatching<'_> {
         Ok(StepLoss { loss, parts })
     }
 
-    /// What the encoders make of the images, where more than their features is needed.
-    fn seen(&self, noised: &Noised, weight: f64) -> Result<Option<Vec<Outputs>>> {
+    /// What the encoders make of the images, where more than their features is needed. Stored features
+    /// are read to `device`.
+    fn seen(&self, noised: &Noised, weight: f64, device: &Device) -> Result<Option<Vec<Outputs>>> {
         let blocks = self.attention.as_ref().map(|a| &a.encoder_blocks[..]);
         match (&noised.class_noise, blocks.filter(|_| weight != 0.0)) {
-            (Some(_), _) => self.examples.encoder_outputs(&noised.batch, blocks.unwrap_or_default()).map(Some),
-            (None, Some(blocks)) => self.examples.encoder_outputs(&noised.batch, blocks).map(Some),
+            (Some(_), _) => self.examples.encoder_outputs(&noised.batch, blocks.unwrap_or_default(), device).map(Some),
+            (None, Some(blocks)) => self.examples.encoder_outputs(&noised.batch, blocks, device).map(Some),
             (None, None) => Ok(None),
         }
     }
@@ -188,13 +192,17 @@ impl FlowMatching<'_> {
         Ok(((loss + (transfer * (weight * a.weight))?)?, [aligned, related, attended]))
     }
 
-    /// The noised class token of an encoder `[B, Z]` and its velocity. The class token also becomes
-    /// the first of the tokens that projections are aligned with.
-    fn noised_class_token(&self, seen: &mut Outputs, noise: &Tensor, t: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// The noised class token of an encoder `[B, Z]` and its velocity, for a network that has one. The
+    /// class token also becomes the first of the tokens that projections are aligned with.
+    fn class(&self, noised: &Noised, seen: Option<&mut Vec<Outputs>>) -> Result<Option<(Tensor, Tensor)>> {
+        let Some((noise, seen)) = noised.class_noise.as_ref().zip(seen.and_then(|all| all.first_mut())) else {
+            return Ok(None);
+        };
         let Some(class) = &seen.class_token else { bail!("the encoder has no class token") };
-        let noised = self.path.point_and_velocity(class, noise, &t.to_vec1::<f32>()?)?;
+        let (noise, t) = (noise.to_device(class.device())?, noised.t.to_vec1::<f32>()?);
+        let noised = self.path.point_and_velocity(class, &noise, &t)?;
         seen.tokens = Tensor::cat(&[&class.unsqueeze(1)?, &seen.tokens], 1)?;
-        Ok(noised)
+        Ok(Some(noised))
     }
 }
 

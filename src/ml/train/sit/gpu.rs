@@ -38,7 +38,10 @@ pub struct Feed {
     pub target: Option<Tensor>,
     /// Classes u32 `[B]`.
     pub classes: Tensor,
-    /// Features `[B, N, Z]` per encoder, f32 or f16; empty if nothing is aligned in this step.
+    /// Points of class tokens and their velocities, `[B, Z]` each, for a network that has them.
+    pub class_token: Option<[Tensor; 2]>,
+    /// Features `[B, N, Z]` per encoder, f32 or f16, with class tokens those in front; empty if nothing
+    /// is aligned in this step.
     pub features: Vec<Tensor>,
     /// Coefficient of the alignment; 0 if nothing is aligned.
     pub alignment_weight: f64,
@@ -228,6 +231,11 @@ impl<'a> GpuEngine<'a> {
             parts.push(("dispersive", spread));
             loss += dispersion.weight * spread;
         }
+        if self.recipe.config.class_token.is_some() {
+            let class = f64::from(results[Results::CLASS_VELOCITY]);
+            parts.push(("class_velocity", class));
+            loss += self.recipe.class_token * class;
+        }
         Losses { loss: loss * loss_scale, parts }
     }
 
@@ -250,6 +258,14 @@ impl<'a> GpuEngine<'a> {
         if let Some(target) = &feed.target {
             self.write_tensor(inputs.target, target)?;
         }
+        match (&feed.class_token, self.recipe.config.class_token) {
+            (None, None) => {}
+            (Some([point, target]), Some(_)) => {
+                self.write_tensor(of_network.class, point)?;
+                self.write_tensor(inputs.class_target, target)?;
+            }
+            _ => bail!("a network has class tokens where its batches have none, or the other way round"),
+        }
         let classes = feed.classes.to_dtype(DType::U32)?.to_vec1::<u32>()?;
         self.machine.write(of_network.labels, bytemuck::cast_slice(&classes))?;
         for (i, features) in feed.features.iter().enumerate() {
@@ -271,7 +287,7 @@ impl<'a> GpuEngine<'a> {
         let (r, c) = (&self.recipe, &self.recipe.config);
         let places = (r.batch * c.input_size * c.input_size) as f64;
         let numbers = places * c.in_channels as f64;
-        let rows = (r.batch * c.tokens() * c.z_dims.len().max(1)) as f64;
+        let rows = (r.batch * c.all_tokens() * c.z_dims.len().max(1)) as f64;
         let scalars = self.programs.inputs.scalars;
         self.write(scalars.at(Scalars::UNSCALE), &[(1.0 / (r.micro_batches as f64 * loss_scale)) as f32, 0.0])?;
         let dispersion = r.dispersion.map_or(0.0, |d| d.weight);
@@ -281,7 +297,10 @@ impl<'a> GpuEngine<'a> {
             loss_scale * r.velocity_cosine / places,
             loss_scale * dispersion,
         ];
-        self.write(scalars.at(Scalars::VELOCITY_FACTOR), &factors.map(|f| f as f32))
+        self.write(scalars.at(Scalars::VELOCITY_FACTOR), &factors.map(|f| f as f32))?;
+        let Some(width) = c.class_token else { return Ok(()) };
+        let factor = loss_scale * r.class_token / (r.batch * width) as f64;
+        self.write(scalars.at(Scalars::CLASS_VELOCITY_FACTOR), &[factor as f32])
     }
 }
 

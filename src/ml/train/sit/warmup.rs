@@ -28,7 +28,8 @@ impl Warmup<'_> {
         let features = self.examples.features_as_stored(&batch)?;
         let times = Tensor::zeros(batch.slots.len(), DType::F32, &Device::Cpu)?;
         let (point, classes) = (batch.latents, batch.classes);
-        Ok(Feed { times, point, target: None, classes, features, alignment_weight: 1.0 })
+        let (target, class_token) = (None, None);
+        Ok(Feed { times, point, target, classes, class_token, features, alignment_weight: 1.0 })
     }
 
     pub fn loss(&self, batch: &Batch) -> Result<StepLoss> {
