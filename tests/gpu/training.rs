@@ -9,6 +9,7 @@ use erw::ml::diffusion::alignment::{Alignment, AlignmentLoss, SpatialNorm};
 use erw::ml::diffusion::loss::{self, Dispersion};
 use erw::ml::gpu::sit::Recipe;
 use erw::ml::kernels::autograd::gradients;
+use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{Also, MlpKind, NormKind, SavedActivations, SiT, SiTConfig};
 use erw::ml::nn::params::Tensors;
 use erw::ml::nn::precision::Precision;
@@ -188,6 +189,8 @@ fn gradients_of_every_switch_equal_those_of_the_cpu_in_f32() {
     let nt_xent = |r: &mut Recipe| r.alignment = Alignment { loss: AlignmentLoss::NtXent, ..zscore };
     compare("nt-xent", &two, nt_xent, Type::F32, bound);
     compare("nt-xent, warmup", &SiTConfig { warmup_depth: Some(3), ..two.clone() }, nt_xent, Type::F32, bound);
+    let conv3 = SiTConfig { projector: ProjectorKind::Conv3, ..two.clone() };
+    compare("conv3", &conv3, |r| r.alignment = zscore, Type::F32, bound);
     // Behind the tapped block, at one that is not tapped, and behind the last.
     for block in 1..=3 {
         compare("dispersive", &base, |r| r.dispersion = dispersion(block), Type::F32, bound);
@@ -225,6 +228,7 @@ fn gradients_in_half_precision_equal_those_in_f32_up_to_rounding() {
         compare("rms", &SiTConfig { norm: NormKind::Rms, ..all.clone() }, |_| {}, ty, bound);
         compare("direction", &config(), |r| r.velocity_cosine = 1.0, ty, bound);
         compare("class token", &with_class_token(&config()), |r| r.class_token = 0.3, ty, bound);
+        compare("conv3", &SiTConfig { projector: ProjectorKind::Conv3, ..config() }, |_| {}, ty, bound);
         compare("nt-xent", &config(), |r| r.alignment.loss = AlignmentLoss::NtXent, ty, bound);
         compare("dispersive", &config(), |r| r.dispersion = dispersion(2), ty, bound);
         // Heads of 72 on tensor cores.

@@ -30,8 +30,8 @@ template <class H> DEV void nt_xent(const H* p, const float* features, const flo
         for (int j = 0; j < 4; j++) pp += a.v[j] * a.v[j];
     }
     const float by_length = 1.f / sqrtf(warp_sum(pp) + TINY);
-    for (int image = 0; image < images; image++) {
-        const float* f = first + image * step;
+    const float* f = first;
+    for (int image = 0; image < images; image++, f += step) {
         float ff = 0.f, pf = 0.f;
         for (int k = lane * 4; k < width; k += 128) {
             Four a = load4(mine + k), b = load4(f + k);

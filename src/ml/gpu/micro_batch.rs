@@ -4,7 +4,8 @@
 use super::block::Boundary;
 use super::layers::Gradients;
 use super::layout::CLASS_TABLE;
-use super::sit::{Projector, SitPrograms};
+use super::projector::Projector;
+use super::sit::SitPrograms;
 use crate::diffusion::alignment::AlignmentLoss;
 use crate::diffusion::loss::Dispersion;
 use crate::models::sit::SavedActivations;
@@ -159,17 +160,9 @@ impl MicroBatch<'_> {
     /// stream gains its part. Its mean loss is added to the result if `add`.
     fn project(&self, program: &mut Program, k: usize, p: &Projector, x: Address, add: bool) -> Result<()> {
         let (all, gradients, rows) = (self.all, self.gradients(), self.all.forward.blocks.sizes.rows());
-        let weights = &gradients.weights;
         let Some(space) = &all.space else { bail!("a projector without space") };
         let (ty, c, inputs) = (all.recipe.ty, &all.recipe.config, &all.inputs);
-        let silu =
-            |from, to| activation::forward(Activation::Silu, &Pass { ty, from, to, count: rows * c.projector_dim });
-        program.launch(activation::narrow(&Pass { ty, from: x, to: space.input, count: rows * c.hidden })?);
-        weights.forward(program, &p.layers[0], space.input, space.layers[0], rows);
-        program.launch(silu(space.layers[0], space.active[0])?);
-        weights.forward(program, &p.layers[1], space.active[0], space.layers[1], rows);
-        program.launch(silu(space.layers[1], space.active[1])?);
-        weights.forward(program, &p.layers[2], space.active[1], space.output, rows);
+        space.forward(program, gradients, p, x)?;
         let (features, width) = (inputs.features[k], c.z_dims[k]);
         let (samples, tokens, alignment) = (all.recipe.batch, c.all_tokens(), &all.recipe.alignment);
         if let Some(alpha) = alignment.spatial_norm() {
@@ -227,21 +220,7 @@ impl MicroBatch<'_> {
             terms: rows * c.z_dims.len(),
             add,
         })?);
-        let [d0, d1] = space.gradients;
-        let slope = |dy, x| {
-            activation::backward(Activation::Silu, &Backward { ty, dy, x, dx: dy, count: rows * c.projector_dim })
-        };
-        gradients.parameters(program, &p.layers[2], space.output, space.active[1], rows)?;
-        gradients.input(program, &p.layers[2], space.output, d1, rows, Epilogue::None);
-        program.launch(slope(d1, space.layers[1])?);
-        gradients.parameters(program, &p.layers[1], d1, space.active[0], rows)?;
-        gradients.input(program, &p.layers[1], d1, d0, rows, Epilogue::None);
-        program.launch(slope(d0, space.layers[0])?);
-        gradients.parameters(program, &p.layers[0], d0, space.input, rows)?;
-        gradients.input(program, &p.layers[0], d0, space.input, rows, Epilogue::None);
-        let add = Pass { ty, from: space.input, to: all.backward.scratch.dx, count: rows * c.hidden };
-        program.launch(activation::add(&add)?);
-        Ok(())
+        space.backward(program, gradients, p, all.backward.scratch.dx)
     }
 
     /// The dispersive loss of the stream `x`, whose gradient gains its part.

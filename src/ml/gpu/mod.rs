@@ -10,6 +10,7 @@
 //! class_token     the token beside the patches, and its velocity
 //! forward         the network, forward
 //! micro_batch     the network with its losses, and their gradients
+//! projector       from tokens to features, with its gradients
 //! sit             what is trained, and where everything lies
 //! step            the programs of a training step
 //! reduction       sums over ranks, from GPU to GPU
@@ -36,6 +37,7 @@ pub mod inception;
 pub mod layers;
 pub mod layout;
 mod micro_batch;
+mod projector;
 pub mod reduction;
 pub mod sit;
 mod step;

@@ -3,15 +3,15 @@
 //!
 //! What differs from step to step is in memory: the batch, and the numbers of
 //! [`Scalars`]. Losses are the velocity's squared error and its cosine, that of class tokens, the
-//! alignment by the cosine or NT-Xent, and dispersion; other losses and convolutional projectors are
-//! trained by candle's operations.
+//! alignment by the cosine or NT-Xent, and dispersion; other losses are trained by candle's operations.
 
 use super::arena::Arena;
 use super::block_backward::{BlocksBackward, Scratch};
 use super::class_token::ClassTokenGradients;
 use super::forward::{self, FixedTables, Forward, Keep};
-use super::layers::{Gradients, Linear, Weights};
+use super::layers::{Gradients, Weights};
 use super::layout::Layout;
+use super::projector::{Projector, ProjectorSpace};
 use super::reduction;
 use crate::diffusion::alignment::{Alignment, AlignmentLoss};
 use crate::diffusion::loss::Dispersion;
@@ -69,8 +69,9 @@ impl Recipe {
     /// What these programs cannot train; the message names it.
     pub fn check(&self) -> Result<()> {
         let (c, aligned) = (&self.config, !self.config.z_dims.is_empty());
-        if aligned && c.projector == ProjectorKind::Conv3 {
-            bail!("`projector = \"conv3\"`");
+        // The tokens and the class token are no square grid.
+        if aligned && c.projector == ProjectorKind::Conv3 && c.class_token.is_some() {
+            bail!("`projector = \"conv3\"` with `class_token`");
         }
         if aligned && self.alignment.relation > 0.0 {
             bail!("`relation`");
@@ -144,17 +145,6 @@ pub(super) struct Ends {
     pub(super) partial: Address,
 }
 
-/// Space for the projector of an encoder: two layers, their activations, the projections, and
-/// gradients of the layers.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ProjectorSpace {
-    pub(super) input: Address,
-    pub(super) layers: [Address; 2],
-    pub(super) active: [Address; 2],
-    pub(super) output: Address,
-    pub(super) gradients: [Address; 2],
-}
-
 /// Space for the dispersive loss: states without their mean and the gradient of the states, f32
 /// `[B, N D]`; the products of all pairs, and what states are multiplied by, f32 `[B, B]`.
 #[derive(Debug, Clone, Copy)]
@@ -163,13 +153,6 @@ pub(super) struct DispersionSpace {
     pub(super) gradient: Address,
     pub(super) products: Address,
     pub(super) pairs: Address,
-}
-
-/// A projector's layers, and the block behind which it sits.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Projector {
-    pub(super) layers: [Linear; 3],
-    pub(super) tap: usize,
 }
 
 /// The programs of a training step.
@@ -215,18 +198,7 @@ impl SitPrograms {
             scratch: Scratch::new(&sizes, c.qk_norm, c.norm == NormKind::Rms, arena),
             dmodulations: arena.take(recipe.batch * modulations, ty),
         };
-        let widest_features = c.z_dims.iter().copied().max();
-        let space = widest_features.map(|z| ProjectorSpace {
-            input: arena.take(rows * d, ty),
-            layers: [arena.take(rows * c.projector_dim, ty), arena.take(rows * c.projector_dim, ty)],
-            active: [arena.take(rows * c.projector_dim, ty), arena.take(rows * c.projector_dim, ty)],
-            output: arena.take(rows * z, ty),
-            gradients: [arena.take(rows * c.projector_dim, ty), arena.take(rows * c.projector_dim, ty)],
-        });
-        let projector = |k: usize| -> Result<Projector> {
-            let layer = |at: &str| Linear::find(layout, &format!("projectors.{k}.{at}"));
-            Ok(Projector { layers: [layer("0")?, layer("2")?, layer("4")?], tap: c.tap(k) })
-        };
+        let space = ProjectorSpace::new(c, recipe.batch, ty, arena);
         let cosine = recipe.velocity_cosine > 0.0;
         let velocity = loss::velocity_partials(&forward.image(), cosine) * if cosine { 2 } else { 1 };
         let alignment = match recipe.alignment.loss {
@@ -252,7 +224,7 @@ impl SitPrograms {
                 dout: arena.take(image, ty),
                 partial: arena.take_bytes(partials * 8),
             },
-            projectors: (0..c.z_dims.len()).map(projector).collect::<Result<_>>()?,
+            projectors: (0..c.z_dims.len()).map(|k| Projector::find(c, layout, k)).collect::<Result<_>>()?,
             bytes: arena.bytes(),
             recipe: recipe.clone(),
             layout: layout.clone(),

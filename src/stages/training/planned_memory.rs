@@ -56,7 +56,7 @@ pub fn of_training(
         num_classes: 1000,
         class_dropout: 0.1,
         z_dims,
-        projector: ProjectorKind::Mlp,
+        projector: if text("projector") == Some("conv3") { ProjectorKind::Conv3 } else { ProjectorKind::Mlp },
         projector_dim: number("projector_dim").unwrap_or(2048),
         encoder_depth: vec![1],
         rope: switch("rope"),
