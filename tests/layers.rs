@@ -68,7 +68,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
             &["rng", "one_or_many", "observer", "ranks"],
         ],
     ),
-    ("emulator", &[&["matmul"], &["memory"]]),
+    ("emulator", &[&["matmul"], &["memory"], &["library"]]),
     ("gpu", &[&["card", "self_check"], &["kernels"], &["machine"], &["program", "driver_error"]]),
     ("fetch", &[&["library"], &["download", "hub", "pins"], &["http", "registry"]]),
     ("base", &[&["error", "process"], &["braces", "limits", "svg", "text", "umask"]]),

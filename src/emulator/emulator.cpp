@@ -1,5 +1,6 @@
 // The scheduler of the emulator, and launches by name.
 #include "device.h"
+#include "watch.h"
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
@@ -102,6 +103,7 @@ void run(int grid_x, int grid_y, int threads, size_t shared, const std::function
     b.body = &body;
     b.threads = threads;
     b.fault.clear();
+    b.operations = 0;
     for (size_t t = threads; t < b.fibers.size(); t++) free(b.fibers[t].stack);
     b.fibers.resize(threads);
     b.warps.resize((threads + 31) / 32);
@@ -117,10 +119,13 @@ void run(int grid_x, int grid_y, int threads, size_t shared, const std::function
 
 // Launches a kernel with the arguments of cuLaunchKernel. `signature` has a letter for each
 // argument as the caller sees it. Schedule 0 prefers the first warp that can go on, 1 the last,
-// others are seeds of a shuffle. Returns null, or what went wrong; valid until the next launch.
+// others are seeds of a shuffle. `spans` are the machine's memory. Returns null, or what went wrong;
+// valid until the next launch.
 extern "C" const char* emulator_launch(const char* name, int grid_x, int grid_y, int threads, size_t shared,
-                                       void** arguments, const char* signature, unsigned schedule) {
+                                       void** arguments, const char* signature, unsigned schedule,
+                                       const emulator::Span* spans, size_t count, emulator::Outcome* outcome) {
     static thread_local std::string message;
+    *outcome = {};
     auto found = emulator::kernels().find(name);
     if (found == emulator::kernels().end()) {
         message = "no kernel has this name";
@@ -129,7 +134,10 @@ extern "C" const char* emulator_launch(const char* name, int grid_x, int grid_y,
     } else if (threads > found->second.max_threads || threads < 1) {
         message = "the kernel allows blocks of up to " + std::to_string(found->second.max_threads) + " threads";
     } else {
+        emulator::watch(spans, count, outcome);
         emulator::run(grid_x, grid_y, threads, shared, found->second.bind(arguments), schedule);
+        emulator::watch(nullptr, 0, nullptr);
+        outcome->operations = emulator::block().operations;
         message = emulator::block().fault;
     }
     return message.empty() ? nullptr : message.c_str();

@@ -2,8 +2,8 @@
 // OS thread, and barriers, shuffles, ldmatrix and mma are the places where fibers meet.
 //
 // Beyond plain execution it makes faults visible: one warp runs as far ahead as barriers let it
-// (three schedules), asynchronous copies arrive only when they are waited for, and shared memory
-// begins as NaN. It does not show speed, bank conflicts, the error of ex2.approx, or what a card's
+// (three schedules), asynchronous copies arrive only when they are waited for, shared memory begins
+// as NaN, and an access to memory that the launch does not tell ends it (watch.h). It does not show speed, bank conflicts, the error of ex2.approx, or what a card's
 // compiler does with multiply-adds.
 #pragma once
 #include <algorithm>
@@ -54,6 +54,7 @@ struct Block {
     Fiber* now;
     const std::function<void()>* body;
     std::string fault;
+    uint64_t operations;
 };
 inline Block& block() {
     static thread_local Block b;
@@ -116,10 +117,21 @@ struct Registration {
     static void name(__VA_ARGS__); \
     static const emulator::Registration registration_##name(#name, threads, name); \
     static void name(__VA_ARGS__)
-#define TID (emulator::block().now->tid)
-#define BX (emulator::block().bx)
-#define BY (emulator::block().by)
-#define NTHREADS (emulator::block().threads)
+// Functions of the emulator itself, whose accesses are not those of a kernel (watch.h).
+#define UNWATCHED __attribute__((no_sanitize("thread")))
+namespace emulator {
+// The same for a fiber as long as a kernel runs, as they are for a thread.
+#define PLACE UNWATCHED __attribute__((const, noinline)) inline int
+PLACE tid() { return block().now->tid; }
+PLACE bx() { return block().bx; }
+PLACE by() { return block().by; }
+PLACE threads() { return block().threads; }
+#undef PLACE
+}  // namespace emulator
+#define TID (emulator::tid())
+#define BX (emulator::bx())
+#define BY (emulator::by())
+#define NTHREADS (emulator::threads())
 
 DEV float to_f32(float x) { return x; }
 DEV float to_f32(bf16 x) {
@@ -153,7 +165,7 @@ template <class H> inline uint32_t pack(float lo, float hi) {
 }
 DEV void sync_block() { emulator::yield(emulator::AT_BLOCK); }
 DEV float exp2_fast(float x) { return exp2f(x); }
-template <class T> inline T shuffle(T x, int mask) {
+template <class T> UNWATCHED inline T shuffle(T x, int mask) {
     emulator::Warp& w = emulator::warp();
     int l = emulator::lane();
     memcpy(&w.shuffled[l], &x, sizeof x);
@@ -168,9 +180,10 @@ DEV double shuffle_xor(double x, int mask) { return shuffle(x, mask); }
 template <class H> inline float half_of(uint32_t v, bool high) {
     return to_f32(H{static_cast<uint16_t>(high ? v >> 16 : v)});
 }
-template <class H> inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <class H> UNWATCHED inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     emulator::Warp& w = emulator::warp();
     int l = emulator::lane(), g = l / 4, t = l % 4;
+    if (l == 0) emulator::block().operations += 2 * 16 * 8 * 16;
     for (int i = 0; i < 4; i++) {
         int row = g + i % 2 * 8, k = t * 2 + i / 2 * 8;
         w.a[row][k] = half_of<H>(a[i], false);
@@ -190,7 +203,7 @@ template <class H> inline void mma(float (&d)[4], const uint32_t (&a)[4], const 
     }
     emulator::yield(emulator::AT_WARP);
 }
-inline void load_matrices_as(uint32_t (&r)[4], const void* row, bool transposed) {
+UNWATCHED inline void load_matrices_as(uint32_t (&r)[4], const void* row, bool transposed) {
     emulator::Warp& w = emulator::warp();
     int l = emulator::lane();
     if (reinterpret_cast<uintptr_t>(row) & 15) emulator::fail("ldmatrix of a row that is not aligned to 16 bytes");

@@ -3,16 +3,20 @@
 //! order of sums.
 //!
 //! Every allocation begins as NaN and is surrounded by guard bytes, which are checked after every
-//! command: a kernel that writes beside its tensors is named.
+//! command: a kernel that writes beside its tensors is named. Every byte that a kernel touches is
+//! counted, and so are the operations of tensor cores: a launch that tells other
+//! [regions](erw_gpu::program::Region) or operations than those is an error.
 
+mod library;
 mod matmul;
 mod memory;
 
 use candle_core::{Result, bail};
 use erw_gpu::machine::Machine;
-use erw_gpu::program::{Address, Argument, Command, Launch, Program};
+use erw_gpu::program::{Address, Argument, Command, Launch, Program, Region};
+use library::{Library, Outcome};
 use memory::Memory;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::sync::{Mutex, PoisonError};
 
 /// The order in which warps of a block run. All must give the same bits.
@@ -44,7 +48,28 @@ impl Emulator {
         Self { memory: Mutex::default(), schedule }
     }
 
-    fn launch(&self, launch: &Launch) -> Result<()> {
+    /// Runs a kernel, and holds it to what its launch tells.
+    fn launch(&self, memory: &mut Memory, launch: &Launch) -> Result<()> {
+        let regions = launch.touched();
+        let done = memory.permit(&regions).and_then(|()| {
+            let (library, outcome) = (Library::get()?, self.call(memory, launch, &regions)?);
+            if library.watches {
+                memory.hold(&regions)?;
+            }
+            if outcome.operations != launch.operations {
+                bail!(
+                    "{} operations of tensor cores are told, and {} were done",
+                    launch.operations,
+                    outcome.operations
+                );
+            }
+            Ok(())
+        });
+        memory.forget(&regions);
+        done.map_err(|e| e.context(format!("kernel `{}`", launch.kernel)))
+    }
+
+    fn call(&self, memory: &mut Memory, launch: &Launch, regions: &[Region]) -> Result<Outcome> {
         let name = CString::new(launch.kernel.clone()).map_err(candle_core::Error::wrap)?;
         let mut cells: Vec<[u8; 8]> = launch.arguments.iter().map(|a| cell(*a)).collect();
         let mut pointers: Vec<*mut c_void> = cells.iter_mut().map(|c| c.as_mut_ptr().cast()).collect();
@@ -55,9 +80,11 @@ impl Emulator {
             Schedule::Last => 1,
             Schedule::Random(seed) => seed.max(2),
         };
+        let (spans, mut outcome) = (memory.spans(), Outcome::default());
+        let library = Library::get()?;
         #[allow(unsafe_code, reason = "calls the emulator with one pointer for each argument of the signature")]
         let fault = unsafe {
-            let fault = emulator_launch(
+            let fault = (library.launch)(
                 name.as_ptr(),
                 launch.grid[0] as c_int,
                 launch.grid[1] as c_int,
@@ -66,14 +93,31 @@ impl Emulator {
                 pointers.as_mut_ptr(),
                 letters.as_ptr(),
                 schedule,
+                spans.as_ptr(),
+                spans.len(),
+                &raw mut outcome,
             );
             (!fault.is_null()).then(|| CStr::from_ptr(fault).to_string_lossy().into_owned())
         };
         match fault {
-            Some(fault) => bail!("kernel `{}`: {fault}", launch.kernel),
-            None => Ok(()),
+            Some(_) if outcome.size > 0 => bail!("{}", untold(&outcome, regions)),
+            Some(fault) => bail!("{fault}"),
+            None => Ok(outcome),
         }
     }
+}
+
+/// Where an access was that may not be.
+fn untold(outcome: &Outcome, regions: &[Region]) -> String {
+    let does = if outcome.write == 0 { "reads" } else { "writes" };
+    let distance = |r: &Region| {
+        let (first, at) = (r.at.0 as usize, outcome.at);
+        let end = first + r.rows.saturating_sub(1) * r.pitch + r.bytes;
+        first.saturating_sub(at).max((at + 1).saturating_sub(end))
+    };
+    let near = regions.iter().min_by_key(|r| distance(r));
+    let near = near.map(|r| format!(", {} bytes from {r:?}", distance(r))).unwrap_or_default();
+    format!("{does} {} bytes that its launch does not tell{near}", outcome.size)
 }
 
 impl Machine for Emulator {
@@ -96,7 +140,7 @@ impl Machine for Emulator {
         for (i, command) in program.commands.iter().enumerate() {
             let what = match command {
                 Command::Launch(launch) => {
-                    self.launch(launch)?;
+                    self.launch(&mut memory, launch)?;
                     launch.kernel.as_str()
                 }
                 Command::Matmul(product) => {
@@ -125,18 +169,4 @@ fn cell(argument: Argument) -> [u8; 8] {
         Argument::Int(i) => four(i.to_ne_bytes()),
         Argument::Float(f) => four(f.to_ne_bytes()),
     }
-}
-
-#[allow(unsafe_code, reason = "the emulator is C++")]
-unsafe extern "C" {
-    fn emulator_launch(
-        name: *const c_char,
-        grid_x: c_int,
-        grid_y: c_int,
-        threads: c_int,
-        shared: usize,
-        arguments: *mut *mut c_void,
-        signature: *const c_char,
-        schedule: c_uint,
-    ) -> *const c_char;
 }

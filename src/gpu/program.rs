@@ -29,7 +29,7 @@ pub enum Type {
 
 impl Type {
     /// Bytes of a number.
-    pub fn size(self) -> usize {
+    pub const fn size(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::Bf16 | Self::F16 => 2,
@@ -112,6 +112,83 @@ impl From<f32> for Argument {
     }
 }
 
+/// What a command does with memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+    /// Both.
+    Update,
+}
+
+/// Memory that a command touches, every byte of it: rows of equal length at equal distances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    pub access: Access,
+    /// Null: nothing is touched.
+    pub at: Address,
+    pub rows: usize,
+    /// Bytes of a row.
+    pub bytes: usize,
+    /// Bytes from a row to the next.
+    pub pitch: usize,
+    /// Where data decide what is touched of it: at most so many bytes.
+    pub some: Option<usize>,
+}
+
+impl Region {
+    pub fn read(at: Address, bytes: usize) -> Self {
+        Self { access: Access::Read, at, rows: 1, bytes, pitch: bytes, some: None }
+    }
+
+    pub fn write(at: Address, bytes: usize) -> Self {
+        Self { access: Access::Write, ..Self::read(at, bytes) }
+    }
+
+    pub fn update(at: Address, bytes: usize) -> Self {
+        Self { access: Access::Update, ..Self::read(at, bytes) }
+    }
+
+    /// The same bytes of so many rows, `pitch` bytes apart.
+    pub fn of_rows(self, rows: usize, pitch: usize) -> Self {
+        Self { rows, pitch, ..self }
+    }
+
+    /// Data decide what is touched: at most so many bytes.
+    pub fn at_most(self, bytes: usize) -> Self {
+        Self { some: Some(bytes), ..self }
+    }
+
+    /// Data decide whether it is touched.
+    pub fn perhaps(self) -> Self {
+        self.at_most(self.rows * self.bytes)
+    }
+
+    /// Bytes that are touched.
+    pub fn touched(&self) -> usize {
+        self.some.unwrap_or(self.rows * self.bytes)
+    }
+}
+
+/// What a command costs at least: bytes that it reads and writes, each counted once, and operations
+/// of tensor cores, two for a multiplication with its addition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    pub read: u64,
+    pub written: u64,
+    pub operations: u64,
+}
+
+impl Cost {
+    fn of(regions: &[Region], operations: u64) -> Self {
+        let bytes = |other: Access| {
+            let touched = regions.iter().filter(|r| r.access != other).map(Region::touched);
+            touched.sum::<usize>() as u64
+        };
+        Self { read: bytes(Access::Write), written: bytes(Access::Read), operations }
+    }
+}
+
 /// One launch of a kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
@@ -122,6 +199,27 @@ pub struct Launch {
     /// Dynamic shared memory of a block, in bytes.
     pub shared: u32,
     pub arguments: Vec<Argument>,
+    /// Memory that the kernel touches. It changes nothing; the emulator holds the kernel to it.
+    pub regions: Vec<Region>,
+    /// Operations of tensor cores, held by the emulator, too.
+    pub operations: u64,
+}
+
+impl Launch {
+    /// The regions, each once: two arguments may be one tensor.
+    pub fn touched(&self) -> Vec<Region> {
+        let mut all: Vec<Region> = vec![];
+        for region in &self.regions {
+            if region.at != Address::NULL && !all.contains(region) {
+                all.push(*region);
+            }
+        }
+        all
+    }
+
+    pub fn cost(&self) -> Cost {
+        Cost::of(&self.touched(), self.operations)
+    }
 }
 
 /// Which factors of a [`Matmul`] are transposed. All matrices are stored row by row.
@@ -183,6 +281,25 @@ impl Matmul {
             Form::Tn => [[k, m], [k, n]],
         }
     }
+
+    pub fn cost(&self) -> Cost {
+        let Self { m, n, k, .. } = *self;
+        let (input, output) = (self.input.size(), self.output.size());
+        let mut regions = vec![
+            Region::read(self.a, m * k * input),
+            Region::read(self.b, k * n * input),
+            Region::write(self.d, m * n * output),
+        ];
+        match self.epilogue {
+            Epilogue::None => {}
+            Epilogue::Bias(bias) | Epilogue::Gelu(bias) => regions.push(Region::read(bias, n * input)),
+            Epilogue::GeluKeep(bias, keep) => {
+                regions.extend([Region::read(bias, n * input), Region::write(keep, m * n * output)]);
+            }
+            Epilogue::GeluBackward(kept) => regions.push(Region::read(kept, m * n * output)),
+        }
+        Cost::of(&regions, 2 * (m * n * k) as u64)
+    }
 }
 
 /// A command.
@@ -190,6 +307,15 @@ impl Matmul {
 pub enum Command {
     Launch(Launch),
     Matmul(Matmul),
+}
+
+impl Command {
+    pub fn cost(&self) -> Cost {
+        match self {
+            Self::Launch(launch) => launch.cost(),
+            Self::Matmul(matmul) => matmul.cost(),
+        }
+    }
 }
 
 /// A list of commands.

@@ -129,15 +129,17 @@ fn the_condition_and_its_gradient() {
             let labels = upload_words(card, &labels);
             let [c, dc, dc_wide, zeros] = [(); 4].map(|()| unwritten(card, count, Type::F32));
             let [active, half] = [(); 2].map(|()| unwritten(card, count, ty));
-            let forward = ConditionForward { ty, time: times, table: rows, labels, c, active, samples, width };
+            let time = times;
+            let forward = ConditionForward { ty, time, table: rows, classes, labels, c, active, samples, width };
             let backward = ConditionBackward { ty, dactive: narrow, input: ty, c, dc, dc_half: half, count };
             let from_wide =
                 ConditionBackward { dactive: wide, input: Type::F32, dc: dc_wide, dc_half: Address::NULL, ..backward };
+            let rows = LabelRows { dc: dc_wide, labels, dtable, classes, samples, width };
             let all = [
                 embedding::condition_forward(&forward).unwrap(),
                 embedding::condition_backward(&backward).unwrap(),
                 embedding::condition_backward(&from_wide).unwrap(),
-                embedding::label_rows_backward(&LabelRows { dc: dc_wide, labels, dtable, samples, width }).unwrap(),
+                embedding::label_rows_backward(&rows).unwrap(),
                 embedding::fill_zero(zeros, count).unwrap(),
             ];
             let f32s = [c, dc, dc_wide, zeros].map(|at| (at, count, Type::F32));

@@ -18,6 +18,7 @@ mod planes;
 mod pooling;
 mod qk_norm_rope;
 mod reduction;
+mod rooflines;
 mod sampling;
 mod self_check;
 mod softmax;

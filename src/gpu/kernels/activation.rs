@@ -1,8 +1,8 @@
 //! Launches of `activation.cu`: activations, and copies between types.
 
-use super::{flat, int, row_shares};
-use crate::program::{Address, Launch, Type};
-use candle_core::{Result, bail};
+use super::{flat, int, of_rows};
+use crate::program::{Address, Argument, Launch, Region, Type};
+use candle_core::Result;
 
 /// An activation function of one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,73 +57,70 @@ pub struct SwiGlu {
     pub width: usize,
 }
 
-fn pass(name: &str, p: &Pass) -> Result<Launch> {
-    flat(format!("{name}_{}", p.ty.name()), p.count, vec![p.from.into(), p.to.into()])
+fn pass(name: &str, p: &Pass, [from, to]: [Type; 2]) -> Result<Launch> {
+    let regions = vec![Region::read(p.from, p.count * from.size()), Region::write(p.to, p.count * to.size())];
+    flat(format!("{name}_{}", p.ty.name()), p.count, vec![p.from.into(), p.to.into()], regions)
 }
 
 /// `to` = f(`from`), both of the type.
 pub fn forward(f: Activation, p: &Pass) -> Result<Launch> {
-    pass(&format!("{}_forward", f.name()), p)
+    pass(&format!("{}_forward", f.name()), p, [p.ty; 2])
 }
 
 /// dx = dy f'(x).
 pub fn backward(f: Activation, b: &Backward) -> Result<Launch> {
     let kernel = format!("{}_backward_{}", f.name(), b.ty.name());
-    flat(kernel, b.count, vec![b.dy.into(), b.x.into(), b.dx.into()])
+    let bytes = b.count * b.ty.size();
+    let regions = vec![Region::read(b.dy, bytes), Region::read(b.x, bytes), Region::write(b.dx, bytes)];
+    flat(kernel, b.count, vec![b.dy.into(), b.x.into(), b.dx.into()], regions)
 }
 
 /// `to` = GELU(`from`) in its exact form, both of the type.
 pub fn gelu_erf(p: &Pass) -> Result<Launch> {
-    pass("gelu_erf", p)
+    pass("gelu_erf", p, [p.ty; 2])
 }
 
 /// `to` = x sigmoid(1.702 x) of `from`, both of the type.
 pub fn quick_gelu(p: &Pass) -> Result<Launch> {
-    pass("quick_gelu", p)
+    pass("quick_gelu", p, [p.ty; 2])
 }
 
 /// `to` = silu(`from`), from f32 to the type.
 pub fn silu_narrow(p: &Pass) -> Result<Launch> {
-    pass("silu_narrow", p)
+    pass("silu_narrow", p, [Type::F32, p.ty])
 }
 
 /// `to` = `from`, from f32 to the type.
 pub fn narrow(p: &Pass) -> Result<Launch> {
-    pass("narrow", p)
+    pass("narrow", p, [Type::F32, p.ty])
 }
 
 /// `to` = `from`, from the type to f32.
 pub fn widen(p: &Pass) -> Result<Launch> {
-    pass("widen", p)
+    pass("widen", p, [p.ty, Type::F32])
 }
 
 /// `to` += `from`, from the type to f32.
 pub fn add(p: &Pass) -> Result<Launch> {
-    pass("add", p)
+    let regions = vec![Region::read(p.from, p.count * p.ty.size()), Region::update(p.to, p.count * Type::F32.size())];
+    flat(format!("add_{}", p.ty.name()), p.count, vec![p.from.into(), p.to.into()], regions)
 }
 
 /// y `[rows, width]` = silu(gate) up.
 pub fn swiglu_forward(s: &SwiGlu, y: Address) -> Result<Launch> {
-    swiglu("forward", s, &[s.x, y])
+    let bytes = s.rows * s.width * s.ty.size();
+    swiglu("forward", s, &[s.x, y], vec![Region::read(s.x, 2 * bytes), Region::write(y, bytes)])
 }
 
 /// dx `[rows, 2 width]` from the gradient dy `[rows, width]`. dx may be x.
 pub fn swiglu_backward(s: &SwiGlu, dy: Address, dx: Address) -> Result<Launch> {
-    swiglu("backward", s, &[dy, s.x, dx])
+    let bytes = s.rows * s.width * s.ty.size();
+    let regions = vec![Region::read(dy, bytes), Region::read(s.x, 2 * bytes), Region::write(dx, 2 * bytes)];
+    swiglu("backward", s, &[dy, s.x, dx], regions)
 }
 
-fn swiglu(name: &str, s: &SwiGlu, tensors: &[Address]) -> Result<Launch> {
-    if s.rows == 0 || s.width == 0 || !s.width.is_multiple_of(4) {
-        bail!("SwiGLU takes rows with a multiple of four outputs, not {} rows of {}", s.rows, s.width);
-    }
-    let (shares, threads) = row_shares(s.width);
-    let mut arguments: Vec<_> = tensors.iter().map(|t| (*t).into()).collect();
+fn swiglu(name: &str, s: &SwiGlu, tensors: &[Address], regions: Vec<Region>) -> Result<Launch> {
+    let mut arguments: Vec<Argument> = tensors.iter().map(|t| (*t).into()).collect();
     arguments.push(int(s.width)?.into());
-    Ok(Launch {
-        kernel: format!("swiglu_{name}_{}", s.ty.name()),
-        grid: [int(s.rows)?.cast_unsigned(), shares],
-        threads,
-        shared: 0,
-        arguments,
-    })
+    of_rows(format!("swiglu_{name}_{}", s.ty.name()), [s.rows, s.width], arguments, regions)
 }

@@ -1,6 +1,6 @@
 //! Launches of `attention.cu` and `attention_f32.cu`.
 
-use crate::program::{Address, Argument, Launch, Type};
+use crate::program::{Address, Argument, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Rows and columns of a tile, as in `attention.cu`.
@@ -84,7 +84,13 @@ impl Attention {
     pub fn forward(&self) -> Result<Launch> {
         self.check(&[("qkv", self.qkv), ("out", self.out)])?;
         let pointers = [self.qkv, self.out, self.log_sums];
-        Ok(self.launch(Pass::Forward, &pointers, &[self.scale_log2()]))
+        let regions = vec![
+            Region::read(self.qkv, 3 * self.bytes()),
+            Region::write(self.out, self.bytes()),
+            Region::write(self.log_sums, self.sum_bytes()),
+        ];
+        let operations = self.operations(1, 1);
+        Ok(Launch { regions, operations, ..self.launch(Pass::Forward, &pointers, &[self.scale_log2()]) })
     }
 
     /// Three launches, in this order: the sums `delta`, then the gradients of keys and values, then
@@ -106,16 +112,53 @@ impl Attention {
         }
         let pointers = [self.qkv, dout, self.log_sums, delta, dqkv];
         let scales = [self.scale_log2(), self.scale() as f32];
+        let read = [
+            Region::read(self.qkv, 3 * self.bytes()),
+            Region::read(dout, self.bytes()),
+            Region::read(self.log_sums, self.sum_bytes()),
+            Region::read(delta, self.sum_bytes()),
+        ];
+        // Of the gradients of queries, keys and values side by side: so many of a token, from one on.
+        let written = |first: usize, count: usize| {
+            let one = self.heads * self.head_dim * self.ty.size();
+            Region::write(dqkv.offset(first * one), count * one).of_rows(self.batch * self.tokens, 3 * one)
+        };
+        let launch = |pass, written, operations| {
+            let regions = read.into_iter().chain([written]).collect();
+            Launch { regions, operations, ..self.launch(pass, &pointers, &scales) }
+        };
         Ok([
             self.delta(dout, delta),
-            self.launch(Pass::KeysBackward, &pointers, &scales),
-            self.launch(Pass::QueriesBackward, &pointers, &scales),
+            launch(Pass::KeysBackward, written(1, 2), self.operations(2, 2)),
+            launch(Pass::QueriesBackward, written(0, 1), self.operations(2, 1)),
         ])
+    }
+
+    /// Bytes of `out`, and of a sum for each of its rows.
+    fn bytes(&self) -> usize {
+        self.batch * self.tokens * self.heads * self.head_dim * self.ty.size()
+    }
+
+    fn sum_bytes(&self) -> usize {
+        self.batch * self.tokens * self.heads * Type::F32.size()
+    }
+
+    /// Operations of tensor cores for products over the numbers of a head, padded to a multiple of
+    /// 16, and over tokens, each of whole tiles.
+    fn operations(&self, over_head: usize, over_tokens: usize) -> u64 {
+        if self.version() != Version::TensorCores {
+            return 0;
+        }
+        let tokens = self.tokens.next_multiple_of(TILE);
+        let width = over_head * self.head_dim.next_multiple_of(16) + over_tokens * self.head_dim;
+        2 * (self.batch * self.heads * tokens * tokens * width) as u64
     }
 
     fn delta(&self, dout: Address, delta: Address) -> Launch {
         let pointers = [self.out, dout, delta];
-        match self.version() {
+        let (bytes, sums) = (self.bytes(), self.sum_bytes());
+        let regions = vec![Region::read(self.out, bytes), Region::read(dout, bytes), Region::write(delta, sums)];
+        let launch = match self.version() {
             // 8 lanes a row, a line of blocks a sample.
             Version::TensorCores => {
                 let blocks = (self.tokens * self.heads).div_ceil(THREADS as usize / 8);
@@ -123,10 +166,11 @@ impl Attention {
                 Launch { grid: [blocks as u32, self.batch as u32], ..launch }
             }
             Version::TilesF32 | Version::Plain => self.plain(Pass::Delta, &pointers, &[]),
-        }
+        };
+        Launch { regions, ..launch }
     }
 
-    /// A kernel of this family with its pointers, shapes and scales.
+    /// A kernel of this family with its pointers, shapes and scales. What it touches is to be added.
     fn launch(&self, pass: Pass, pointers: &[Address], scales: &[f32]) -> Launch {
         let (d, ty, which) = (self.head_dim, self.ty.name(), pass.name());
         let (threads, shared) = match self.version() {
@@ -160,6 +204,8 @@ impl Attention {
             threads,
             shared: shared as u32,
             arguments: self.arguments(pointers, &[self.tokens, self.heads], scales),
+            regions: vec![],
+            operations: 0,
         }
     }
 
@@ -170,6 +216,8 @@ impl Attention {
             threads: THREADS,
             shared: 0,
             arguments: self.arguments(pointers, &[self.tokens, self.heads, self.head_dim], scales),
+            regions: vec![],
+            operations: 0,
         }
     }
 

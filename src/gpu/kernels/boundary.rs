@@ -1,7 +1,7 @@
 //! Launches of `boundary.cu`: the places between two branches of the residual stream.
 
 use super::{arguments, blocks, column_sums, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Access, Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Widths with a version of their own, 128 V; others take the version for any multiple of 4.
@@ -9,6 +9,8 @@ const WIDTHS: [usize; 5] = [128, 384, 768, 1024, 1152];
 
 /// A block of the backward pass takes 2^5 rows at most.
 const CHUNK_BITS: u32 = 5;
+
+const F32: usize = Type::F32.size();
 
 /// The residual stream f32 `[batch, tokens, width]` and the type of the branches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +167,31 @@ impl Shape {
         Ok(table.address.offset(place * self.ty.size()))
     }
 
+    /// Such a vector of every sample, where `first` is that of the first.
+    fn vectors(&self, access: Access, first: Address, table_width: usize) -> Region {
+        let (row, pitch) = (self.width * self.ty.size(), table_width * self.ty.size());
+        Region { access, ..Region::read(first, row).of_rows(self.batch, pitch) }
+    }
+
+    /// The weight of RMSNorm, where there is one.
+    fn weight(&self, weight: Option<Address>) -> Region {
+        Region::read(weight.unwrap_or(Address::NULL), self.width * F32)
+    }
+
+    /// Bytes of the stream, and of the output of a branch.
+    fn stream_bytes(&self) -> usize {
+        self.rows() * self.width * F32
+    }
+
+    fn branch_bytes(&self) -> usize {
+        self.rows() * self.width * self.ty.size()
+    }
+
+    /// Bytes of two numbers for each row.
+    fn stats_bytes(&self) -> usize {
+        self.rows() * 2 * F32
+    }
+
     fn kernel(&self, name: &str) -> String {
         kernel(name, self.width, self.ty)
     }
@@ -203,12 +230,25 @@ pub fn gate_norm_forward(shape: Shape, a: &GateNorm) -> Result<Launch> {
         threads: 256,
         shared: 0,
         arguments: arguments(addresses, &sizes, [a.eps.into()])?,
+        regions: vec![
+            Region::read(a.x, shape.stream_bytes()),
+            Region::read(y, shape.branch_bytes()),
+            shape.vectors(Access::Read, gate, gates),
+            shape.vectors(Access::Read, vectors[0], m.table.width),
+            shape.vectors(Access::Read, vectors[1], m.table.width),
+            shape.weight(m.weight),
+            Region::write(a.x_out, shape.stream_bytes()),
+            Region::write(a.h, shape.branch_bytes()),
+            Region::write(a.stats, shape.stats_bytes()),
+        ],
+        operations: 0,
     })
 }
 
 /// x_out = x + scale y; h = norm(x_out) weight + bias.
 pub fn layer_norm_forward(rows: usize, width: usize, ty: Type, a: &LayerNorm) -> Result<Launch> {
-    Shape { batch: 1, tokens: rows, width, ty }.check()?;
+    let shape = Shape { batch: 1, tokens: rows, width, ty };
+    shape.check()?;
     let (y, scale) = a.branch.unwrap_or((Address::NULL, Address::NULL));
     Ok(Launch {
         kernel: kernel("layer_norm_forward", width, ty),
@@ -227,6 +267,16 @@ pub fn layer_norm_forward(rows: usize, width: usize, ty: Type, a: &LayerNorm) ->
             int(width)?.into(),
             a.eps.into(),
         ],
+        regions: vec![
+            Region::read(a.x, shape.stream_bytes()),
+            Region::read(y, shape.branch_bytes()),
+            Region::read(scale, width * F32),
+            Region::read(a.weight, width * F32),
+            Region::read(a.bias, width * F32),
+            Region::write(a.x_out, shape.stream_bytes()),
+            Region::write(a.h, shape.branch_bytes()),
+        ],
+        operations: 0,
     })
 }
 
@@ -243,6 +293,7 @@ pub fn norm_gate_backward(shape: Shape, a: &NormGate) -> Result<Launch> {
     let (y, gate, gates) = of_branch(shape, a.branch.map(|b| b.branch))?;
     let (dy, again) = a.branch.map_or((Address::NULL, false), |b| (b.dy, b.again));
     let scale = shape.vector(m.table, m.scale)?;
+    let dx = if a.begins { Region::write } else { Region::update };
     Ok(Launch {
         kernel: shape.kernel(version(&m, "norm_gate_backward", "rms_norm_gate_backward")),
         grid: [blocks(shape.rows(), chunk)?, 1],
@@ -254,6 +305,19 @@ pub fn norm_gate_backward(shape: Shape, a: &NormGate) -> Result<Launch> {
             &[shape.tokens, chunk, shape.width, gates, m.table.width],
             [i32::from(again).into(), i32::from(a.begins).into()],
         )?,
+        regions: vec![
+            dx(a.dx, shape.stream_bytes()),
+            Region::read(a.dh, shape.branch_bytes()),
+            Region::read(a.stream, shape.stream_bytes()),
+            Region::read(a.stats, shape.stats_bytes()),
+            shape.vectors(Access::Read, scale, m.table.width),
+            shape.weight(m.weight),
+            Region::read(y, shape.branch_bytes()),
+            shape.vectors(Access::Read, gate, gates),
+            Region::write(dy, shape.branch_bytes()),
+            Region::write(a.partial, partial_len(shape) * F32),
+        ],
+        operations: 0,
     })
 }
 
@@ -271,18 +335,33 @@ pub fn partial_sums(shape: Shape, a: &PartialSums) -> Result<Launch> {
         }
         None => (Address::NULL, Address::NULL),
     };
-    let (scale, sums) =
+    let (scale, written) =
         (shape.vector(m.table, m.scale)?, [shape.vector(dtable, m.shift)?, shape.vector(dtable, m.scale)?]);
     let of_weight = m.weight.map(|weight| [scale, weight]);
-    let addresses = [a.partial, gate].into_iter().chain(of_weight.into_iter().flatten()).chain(sums);
+    let addresses = [a.partial, gate].into_iter().chain(of_weight.into_iter().flatten()).chain(written);
     let addresses = addresses.chain([dgate, bias]).chain(m.weight.map(|_| a.weight_of_sample));
     let sizes = [shape.tokens / shape.chunk(), shape.width, gates, m.table.width];
+    // Without a gate two of a chunk's four sums are not read.
+    let sums = if a.gate.is_some() { 4 } else { 2 } * shape.width * F32;
+    let chunks = shape.rows() / shape.chunk();
     Ok(Launch {
         kernel: format!("{}_{}", version(&m, "partial_sums", "rms_partial_sums"), shape.ty.name()),
         grid: [int(shape.batch)?.cast_unsigned(), blocks(shape.width, 4 * 128)?],
         threads: 128,
         shared: 0,
         arguments: arguments(addresses, &sizes, [])?,
+        regions: vec![
+            Region::read(a.partial, sums).of_rows(chunks, 4 * shape.width * F32),
+            shape.vectors(Access::Read, gate, gates),
+            shape.vectors(Access::Read, m.weight.map_or(Address::NULL, |_| scale), m.table.width),
+            shape.weight(m.weight),
+            shape.vectors(Access::Write, written[0], m.table.width),
+            shape.vectors(Access::Write, written[1], m.table.width),
+            shape.vectors(Access::Write, dgate, gates),
+            Region::write(bias, shape.batch * shape.width * F32),
+            Region::write(m.weight.map_or(Address::NULL, |_| a.weight_of_sample), shape.batch * shape.width * F32),
+        ],
+        operations: 0,
     })
 }
 

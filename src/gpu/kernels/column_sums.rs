@@ -1,7 +1,7 @@
 //! Launches of `column_sums.cu`: the gradient of a bias.
 
 use super::{blocks, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Rows that a block adds.
@@ -28,6 +28,11 @@ pub fn column_sums(dy: Address, partial: Address, rows: usize, width: usize, ty:
         threads: THREADS,
         shared: THREADS * 4 * columns as u32,
         arguments: vec![dy.into(), partial.into(), int(rows)?.into(), int(width)?.into(), int(CHUNK)?.into()],
+        regions: vec![
+            Region::read(dy, rows * width * ty.size()),
+            Region::write(partial, chunks(rows) * width * Type::F32.size()),
+        ],
+        operations: 0,
     })
 }
 
@@ -42,5 +47,10 @@ pub fn column_sums_end(partial: Address, db: Address, chunks: usize, width: usiz
         threads: THREADS,
         shared: THREADS * 4,
         arguments: vec![partial.into(), db.into(), int(chunks)?.into(), int(width)?.into()],
+        regions: vec![
+            Region::read(partial, chunks * width * Type::F32.size()),
+            Region::write(db, width * Type::F32.size()),
+        ],
+        operations: 0,
     })
 }

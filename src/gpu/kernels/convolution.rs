@@ -1,7 +1,7 @@
 //! Launches of `convolution.cu`.
 
 use super::{blocks, int};
-use crate::program::{Address, Argument, Launch, Type};
+use crate::program::{Address, Argument, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Pixels of a block.
@@ -79,6 +79,35 @@ impl Convolution {
             threads: 256,
             shared: (STAGES * (ROWS + columns) * PITCH) as u32,
             arguments,
+            regions: self.regions(),
+            operations: match self.ty {
+                Type::F32 => 0,
+                // Whole tiles of pixels, of channels and of the sum.
+                _ => {
+                    let sum = (kernel[0] * kernel[1] * channels).next_multiple_of(4 * 16 / self.ty.size());
+                    2 * (pixels.next_multiple_of(ROWS) * outputs.next_multiple_of(columns) * sum) as u64
+                }
+            },
         })
+    }
+
+    fn regions(&self) -> Vec<Region> {
+        let (one, f32) = (self.ty.size(), Type::F32.size());
+        let pixels = self.samples * self.out[0] * self.out[1];
+        let zoom = if self.upsample { 2 } else { 1 };
+        // Rows or columns of x under windows: with a stride the last may be left out.
+        let seen = |i: usize| {
+            let end = (self.out[i] - 1) * self.stride + self.kernel[i];
+            end.saturating_sub(self.pad[i]).div_ceil(zoom).min(self.size[i])
+        };
+        let of_x = |height: usize, width: usize| self.samples * height * width * self.channels * one;
+        let x = Region::read(self.x, of_x(self.size[0], self.size[1]));
+        vec![
+            if [seen(0), seen(1)] == self.size { x } else { x.at_most(of_x(seen(0), seen(1))) },
+            Region::read(self.weight, self.outputs * self.kernel[0] * self.kernel[1] * self.channels * one),
+            Region::read(self.bias, self.outputs * f32),
+            Region::read(self.residual, pixels * self.outputs * one),
+            Region::write(self.y, self.outputs * one).of_rows(pixels, self.pitch * one),
+        ]
     }
 }

@@ -1,7 +1,7 @@
 //! Launches of `embedding.cu`: the two ends of the network beside its products.
 
-use super::{flat, int, row_shares};
-use crate::program::{Address, Launch, Type};
+use super::{flat, int, of_rows};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Channels of [`time_sinusoid`].
@@ -43,22 +43,25 @@ impl Image {
         Ok(())
     }
 
-    fn launch(&self, kernel: &str, ty: Type, from: Address, to: Address) -> Result<Launch> {
+    /// From one of the two layouts to the other.
+    fn launch(&self, kernel: &str, ty: Type, [from, to]: [(Address, Type); 2]) -> Result<Launch> {
         self.check()?;
+        let bytes = |of: Type| self.count() * of.size();
+        let regions = vec![Region::read(from.0, bytes(from.1)), Region::write(to.0, bytes(to.1))];
         let sizes = [int(self.channels)?, int(self.side)?, int(self.patch)?].map(Into::into);
-        let arguments = [from.into(), to.into()].into_iter().chain(sizes).collect();
-        flat(format!("{kernel}_{}", ty.name()), self.count(), arguments)
+        let arguments = [from.0.into(), to.0.into()].into_iter().chain(sizes).collect();
+        flat(format!("{kernel}_{}", ty.name()), self.count(), arguments, regions)
     }
 }
 
 /// Patches `[B N, C p p]` of the type from an image `[B, C, S, S]` in f32.
 pub fn patch_gather(image: &Image, ty: Type, from: Address, to: Address) -> Result<Launch> {
-    image.launch("patch_gather", ty, from, to)
+    image.launch("patch_gather", ty, [(from, Type::F32), (to, ty)])
 }
 
 /// An image `[B, C, S, S]` in f32 from tokens `[B, N, p p C]` of the type.
 pub fn unpatchify(image: &Image, ty: Type, from: Address, to: Address) -> Result<Launch> {
-    image.launch("unpatchify", ty, from, to)
+    image.launch("unpatchify", ty, [(from, ty), (to, Type::F32)])
 }
 
 /// x = y + positions for every sample. The first `prefix` tokens of x have no y: they are what
@@ -90,7 +93,13 @@ pub fn add_positions(a: &AddPositions) -> Result<Launch> {
     }
     let prefix = (a.prefix * a.width) as i64;
     let arguments = vec![a.y.into(), a.positions.into(), a.x.into(), prefix.into()];
-    let mut launch = flat(kernel, a.tokens * a.width, arguments)?;
+    let (count, f32) = (a.tokens * a.width, Type::F32.size());
+    let regions = vec![
+        Region::read(a.y, a.samples * (a.tokens - a.prefix) * a.width * a.ty.size()),
+        Region::read(a.positions, count * f32),
+        Region::write(a.x, a.samples * count * f32),
+    ];
+    let mut launch = flat(kernel, count, arguments, regions)?;
     launch.grid[1] = int(a.samples)?.cast_unsigned();
     Ok(launch)
 }
@@ -106,6 +115,11 @@ pub fn time_sinusoid(ty: Type, times: Address, waves: Address, samples: usize) -
         threads: 32,
         shared: 0,
         arguments: vec![times.into(), waves.into()],
+        regions: vec![
+            Region::read(times, samples * Type::F32.size()),
+            Region::write(waves, samples * SINUSOID * ty.size()),
+        ],
+        operations: 0,
     })
 }
 
@@ -118,7 +132,8 @@ pub struct ConditionForward {
     pub time: Address,
     /// f32 `[classes, width]`
     pub table: Address,
-    /// u32 `[samples]`, each below the number of classes.
+    pub classes: usize,
+    /// u32 `[samples]`, each below `classes`.
     pub labels: Address,
     /// f32 `[samples, width]`, written.
     pub c: Address,
@@ -132,7 +147,15 @@ pub struct ConditionForward {
 pub fn condition_forward(a: &ConditionForward) -> Result<Launch> {
     let arguments =
         vec![a.time.into(), a.table.into(), a.labels.into(), a.c.into(), a.active.into(), int(a.width)?.into()];
-    rows(format!("condition_forward_{}", a.ty.name()), a.samples, a.width, arguments)
+    let (numbers, half, f32) = (a.samples * a.width, a.ty.size(), Type::F32.size());
+    let regions = vec![
+        Region::read(a.time, numbers * half),
+        rows_of_labels(Region::read(a.table, a.classes * a.width * f32), a.samples, a.classes),
+        Region::read(a.labels, a.samples * LABEL),
+        Region::write(a.c, numbers * f32),
+        Region::write(a.active, numbers * half),
+    ];
+    of_rows(format!("condition_forward_{}", a.ty.name()), [a.samples, a.width], arguments, regions)
 }
 
 /// dc = dactive silu'(c).
@@ -161,7 +184,14 @@ pub fn condition_backward(a: &ConditionBackward) -> Result<Launch> {
         other => bail!("the gradient of a condition in {} or f32, not {}", a.ty.name(), other.name()),
     };
     let arguments = vec![a.dactive.into(), a.c.into(), a.dc.into(), a.dc_half.into()];
-    flat(format!("condition_backward_{wide}{}", a.ty.name()), a.count, arguments)
+    let bytes = |of: Type| a.count * of.size();
+    let regions = vec![
+        Region::read(a.dactive, bytes(a.input)),
+        Region::read(a.c, bytes(Type::F32)),
+        Region::write(a.dc, bytes(Type::F32)),
+        Region::write(a.dc_half, bytes(a.ty)),
+    ];
+    flat(format!("condition_backward_{wide}{}", a.ty.name()), a.count, arguments, regions)
 }
 
 /// The row of `dtable` for a sample's label gains its dc; samples with one label in order.
@@ -169,10 +199,11 @@ pub fn condition_backward(a: &ConditionBackward) -> Result<Launch> {
 pub struct LabelRows {
     /// f32 `[samples, width]`
     pub dc: Address,
-    /// u32 `[samples]`
+    /// u32 `[samples]`, each below `classes`.
     pub labels: Address,
     /// f32 `[classes, width]`. Rows without samples stay.
     pub dtable: Address,
+    pub classes: usize,
     pub samples: usize,
     /// A multiple of 4.
     pub width: usize,
@@ -180,19 +211,24 @@ pub struct LabelRows {
 
 pub fn label_rows_backward(a: &LabelRows) -> Result<Launch> {
     let arguments = vec![a.dc.into(), a.labels.into(), a.dtable.into(), int(a.samples)?.into(), int(a.width)?.into()];
-    rows("label_rows_backward".into(), a.samples, a.width, arguments)
+    let f32 = Type::F32.size();
+    let regions = vec![
+        Region::read(a.dc, a.samples * a.width * f32),
+        Region::read(a.labels, a.samples * LABEL),
+        rows_of_labels(Region::update(a.dtable, a.classes * a.width * f32), a.samples, a.classes),
+    ];
+    of_rows("label_rows_backward".into(), [a.samples, a.width], arguments, regions)
 }
 
 /// Writes zeros to `count` f32 numbers, a multiple of 4.
 pub fn fill_zero(to: Address, count: usize) -> Result<Launch> {
-    flat("fill_zero".into(), count, vec![to.into()])
+    flat("fill_zero".into(), count, vec![to.into()], vec![Region::write(to, count * Type::F32.size())])
 }
 
-/// A launch with a row of blocks a sample.
-fn rows(kernel: String, samples: usize, width: usize, arguments: Vec<crate::program::Argument>) -> Result<Launch> {
-    if samples == 0 || width == 0 || !width.is_multiple_of(4) {
-        bail!("`{kernel}` takes rows of a multiple of four numbers, not {samples} rows of {width}");
-    }
-    let (shares, threads) = row_shares(width);
-    Ok(Launch { kernel, grid: [int(samples)?.cast_unsigned(), shares], threads, shared: 0, arguments })
+/// Bytes of a label.
+const LABEL: usize = size_of::<u32>();
+
+/// A table of classes, of which a row for each label is touched; samples may share one.
+fn rows_of_labels(table: Region, samples: usize, classes: usize) -> Region {
+    table.at_most(table.bytes / classes.max(1) * samples.min(classes))
 }

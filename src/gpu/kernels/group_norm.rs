@@ -1,7 +1,7 @@
 //! Launches of `group_norm.cu`.
 
 use super::{blocks, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Pixels of a chunk.
@@ -61,13 +61,32 @@ impl GroupNorm {
             bail!("a group normalisation takes up to {MAX_CHANNELS} channels by 4, not {channels}");
         }
         let partial = self.space.offset(self.factors() * Type::F32.size());
-        let launch = |name: &str, grid: u32, threads, arguments| Launch {
+        let launch = |name: &str, grid: u32, threads, arguments, regions| Launch {
             kernel: name.replace("TYPE", self.ty.name()),
             grid: [grid, samples as u32],
             threads,
             shared: 0,
             arguments,
+            regions,
+            operations: 0,
         };
+        let (one, f32) = (self.ty.size(), Type::F32.size());
+        let (whole, vector) = (samples * pixels * channels * one, channels * f32);
+        let sums_of = samples * self.chunks() * 2;
+        let of_sums = vec![Region::read(x, whole), Region::write(partial, sums_of * vector)];
+        let of_factors = vec![
+            // The first pixel of each sample.
+            Region::read(x, real * one).of_rows(samples, pixels * channels * one),
+            Region::read(partial, real * f32).of_rows(sums_of, vector),
+            Region::read(self.weight, real * f32),
+            Region::write(self.space, self.factors() * f32),
+        ];
+        let of_result = vec![
+            Region::read(x, whole),
+            Region::read(self.space, self.factors() * f32),
+            Region::read(self.bias, vector),
+            Region::write(y, whole),
+        ];
         let [pixels_, channels_, chunks] = [int(pixels)?, int(channels)?, int(self.chunks())?];
         int(samples)?;
         int(pixels * channels)?;
@@ -94,9 +113,9 @@ impl GroupNorm {
             i32::from(self.silu).into(),
         ];
         Ok([
-            launch("group_norm_sums_TYPE", chunks.cast_unsigned(), 256, sums),
-            launch("group_norm_factors_TYPE_any", blocks(groups, 128)?, 128, factors),
-            launch("group_norm_TYPE", blocks(pixels * channels, 1024)?, 256, result),
+            launch("group_norm_sums_TYPE", chunks.cast_unsigned(), 256, sums, of_sums),
+            launch("group_norm_factors_TYPE_any", blocks(groups, 128)?, 128, factors, of_factors),
+            launch("group_norm_TYPE", blocks(pixels * channels, 1024)?, 256, result, of_result),
         ])
     }
 }

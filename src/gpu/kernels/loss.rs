@@ -2,7 +2,7 @@
 
 use super::embedding::Image;
 use super::{arguments, blocks, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Widths of rows that stay in registers.
@@ -13,6 +13,8 @@ const NUMBERS: usize = 4096;
 const PLACES: usize = 1024;
 /// Rows of a partial sum of the cosine loss.
 const ROWS: usize = 32;
+/// Bytes of a partial sum.
+const PARTIAL: usize = size_of::<f64>();
 
 /// Squared error of predicted tokens against a target in image layout.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +75,17 @@ pub fn velocity_loss(a: &VelocityLoss) -> Result<Launch> {
     };
     let arguments = arguments(addresses, &[image.channels, image.side, image.patch], [(count as i64).into()])?;
     let grid = [int(a.partial_count())?.cast_unsigned(), 1];
-    Ok(Launch { kernel, grid, threads: 256, shared: 0, arguments })
+    let (numbers, null) = (image.count(), Address::NULL);
+    let regions = vec![
+        Region::read(a.out, numbers * a.ty.size()),
+        Region::read(a.target, numbers * Type::F32.size()),
+        Region::read(a.factor, Type::F32.size()),
+        Region::read(factor.unwrap_or(null), Type::F32.size()),
+        Region::write(a.dout, numbers * a.ty.size()),
+        Region::write(a.partial, a.partial_count() * PARTIAL),
+        Region::write(partial.unwrap_or(null), a.partial_count() * PARTIAL),
+    ];
+    Ok(Launch { kernel, grid, threads: 256, shared: 0, arguments, regions, operations: 0 })
 }
 
 /// Negative cosine of projections and features, row by row.
@@ -130,6 +142,14 @@ pub fn cosine_loss(a: &CosineLoss) -> Result<Launch> {
             int(a.rows)?.into(),
             int(a.width)?.into(),
         ],
+        regions: vec![
+            Region::read(a.projections, a.rows * a.width * a.ty.size()),
+            Region::read(a.features, a.rows * a.width * a.features_type.size()),
+            Region::read(a.factor, Type::F32.size()),
+            Region::write(a.dprojections, a.rows * a.width * a.ty.size()),
+            Region::write(a.partial, a.partial_count() * PARTIAL),
+        ],
+        operations: 0,
     })
 }
 
@@ -151,6 +171,7 @@ pub fn loss_end(a: &LossEnd) -> Result<Launch> {
     if a.count == 0 || a.terms == 0 {
         bail!("a loss without terms");
     }
+    let result = if a.add { Region::update } else { Region::write };
     Ok(Launch {
         kernel: "loss_end".into(),
         grid: [1, 1],
@@ -163,6 +184,8 @@ pub fn loss_end(a: &LossEnd) -> Result<Launch> {
             (a.terms as i64).into(),
             i32::from(a.add).into(),
         ],
+        regions: vec![Region::read(a.partial, a.count * PARTIAL), result(a.result, Type::F32.size())],
+        operations: 0,
     })
 }
 
@@ -189,11 +212,14 @@ pub fn z_score(a: &ZScore) -> Result<Launch> {
     if a.samples == 0 || a.samples > 65_535 || a.width == 0 || !a.width.is_multiple_of(4) {
         bail!("a z-score takes 1 to 65,535 samples of 4 k channels, not {} of {}", a.samples, a.width);
     }
+    let bytes = a.samples * a.tokens * a.width * a.ty.size();
     Ok(Launch {
         kernel: format!("z_score_{}", a.ty.name()),
         grid: [blocks(a.width, 128)?, int(a.samples)?.cast_unsigned()],
         threads: 256,
         shared: 0,
         arguments: vec![a.x.into(), a.y.into(), int(a.tokens)?.into(), int(a.width)?.into(), a.alpha.into()],
+        regions: vec![Region::read(a.x, bytes), Region::write(a.y, bytes)],
+        operations: 0,
     })
 }

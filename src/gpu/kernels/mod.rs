@@ -1,5 +1,6 @@
 //! Launches of the kernels. Each file builds the launches of the `.cu` file beside it: it chooses
-//! the version by shape, the grid and the sizes. The kernels say what they compute.
+//! the version by shape, the grid and the sizes, and tells what memory is touched. The kernels say
+//! what they compute.
 
 pub mod activation;
 pub mod attention;
@@ -19,7 +20,7 @@ pub mod scalars;
 pub mod softmax;
 pub mod unfold;
 
-use crate::program::{Address, Argument, Launch};
+use crate::program::{Address, Argument, Launch, Region};
 use candle_core::{Result, bail};
 
 /// A size as an `int` of a kernel.
@@ -50,16 +51,27 @@ fn arguments(
 }
 
 /// A pass over flat tensors with four numbers a thread. The last argument is their count.
-fn flat(kernel: String, count: usize, mut arguments: Vec<Argument>) -> Result<Launch> {
+fn flat(kernel: String, count: usize, mut arguments: Vec<Argument>, regions: Vec<Region>) -> Result<Launch> {
     if count == 0 || !count.is_multiple_of(4) {
         bail!("`{kernel}` takes a multiple of four numbers, not {count}");
     }
     arguments.push((count as i64).into());
-    Ok(Launch { grid: [blocks(count, 1024)?, 1], threads: 256, shared: 0, kernel, arguments })
+    let grid = [blocks(count, 1024)?, 1];
+    Ok(Launch { kernel, grid, threads: 256, shared: 0, arguments, regions, operations: 0 })
 }
 
-/// Shares of a row with four numbers a thread, and threads of a share.
-fn row_shares(width: usize) -> (u32, u32) {
+/// A pass over rows with four numbers a thread: a row of blocks for each.
+fn of_rows(
+    kernel: String,
+    [rows, width]: [usize; 2],
+    arguments: Vec<Argument>,
+    regions: Vec<Region>,
+) -> Result<Launch> {
+    if rows == 0 || width == 0 || !width.is_multiple_of(4) {
+        bail!("`{kernel}` takes rows of a multiple of four numbers, not {rows} rows of {width}");
+    }
     let shares = width.div_ceil(1024).max(1);
-    (shares as u32, width.div_ceil(4 * shares).next_multiple_of(32).clamp(32, 256) as u32)
+    let threads = width.div_ceil(4 * shares).next_multiple_of(32).clamp(32, 256) as u32;
+    let grid = [int(rows)?.cast_unsigned(), shares as u32];
+    Ok(Launch { kernel, grid, threads, shared: 0, arguments, regions, operations: 0 })
 }

@@ -3,13 +3,16 @@
 
 use super::scalars::{Results, Scalars};
 use super::{blocks, flat, int};
-use crate::program::{Address, Argument, Launch, Type};
+use crate::program::{Address, Argument, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Numbers to whose multiples parameters are padded with zeros.
 pub const PADDING: usize = 256;
 /// Numbers of a partial sum of squares.
 const NUMBERS: usize = 65_536;
+/// Bytes of a partial sum, and of a number of the flat buffers.
+const PARTIAL: usize = size_of::<f64>();
+const F32: usize = Type::F32.size();
 
 /// f64 partial sums that [`gradient_norm`] writes for so many gradients.
 pub fn partial_count(count: usize) -> usize {
@@ -23,7 +26,8 @@ pub fn decay_words(count: usize) -> usize {
 
 /// Partial sums of squares: f64 `[partial_count(count)]` from f32 `[count]`.
 pub fn gradient_norm(gradients: Address, partial: Address, count: usize) -> Result<Launch> {
-    let launch = flat("gradient_norm".into(), count, vec![gradients.into(), partial.into()])?;
+    let regions = vec![Region::read(gradients, count * F32), Region::write(partial, partial_count(count) * PARTIAL)];
+    let launch = flat("gradient_norm".into(), count, vec![gradients.into(), partial.into()], regions)?;
     Ok(Launch { grid: [blocks(count, NUMBERS)?, 1], ..launch })
 }
 
@@ -57,6 +61,14 @@ pub fn gradient_norm_end(a: &NormEnd) -> Result<Launch> {
             int(a.losses)?.into(),
             a.results.at(Results::NORM).into(),
         ],
+        regions: vec![
+            Region::read(a.partial, a.partial_count * PARTIAL),
+            Region::read(a.scalars.at(Scalars::UNSCALE), 2 * F32),
+            // The first number that is not finite ends it.
+            Region::read(a.results.at(Results::LOSSES), a.losses * F32).perhaps(),
+            Region::write(a.results.at(Results::NORM), 3 * F32),
+        ],
+        operations: 0,
     })
 }
 
@@ -81,6 +93,23 @@ pub struct AdamW {
     pub count: usize,
 }
 
+impl AdamW {
+    /// A step that is skipped touches nothing but the factor.
+    fn regions(&self) -> Vec<Region> {
+        let bytes = self.count * F32;
+        vec![
+            Region::update(self.weights, bytes).perhaps(),
+            Region::read(self.gradients, bytes).perhaps(),
+            Region::update(self.moments[0], bytes).perhaps(),
+            Region::update(self.moments[1], bytes).perhaps(),
+            Region::write(self.copy, self.count * self.ty.size()).perhaps(),
+            Region::read(self.decays, decay_words(self.count) * size_of::<u32>()).perhaps(),
+            Region::read(self.scalars.at(Scalars::UPDATE), 8 * F32).perhaps(),
+            Region::read(self.results.at(Results::FACTOR), F32),
+        ]
+    }
+}
+
 pub fn adamw(a: &AdamW) -> Result<Launch> {
     padded(a.count)?;
     let arguments = vec![
@@ -93,7 +122,7 @@ pub fn adamw(a: &AdamW) -> Result<Launch> {
         a.scalars.at(Scalars::UPDATE).into(),
         a.results.at(Results::FACTOR).into(),
     ];
-    flat(format!("adamw_{}", a.ty.name()), a.count, arguments)
+    flat(format!("adamw_{}", a.ty.name()), a.count, arguments, a.regions())
 }
 
 /// An average of weights, f32 `[count]`.
@@ -110,6 +139,13 @@ impl Average {
             bail!("at most {} averages of the weights", Scalars::MOST_AVERAGES);
         }
         Ok(scalars.average(self.index).into())
+    }
+
+    fn regions(&self, a: &AdamW) -> [Region; 2] {
+        [
+            Region::update(self.values, a.count * F32).perhaps(),
+            Region::read(a.scalars.average(self.index), 2 * F32).perhaps(),
+        ]
     }
 }
 
@@ -128,15 +164,17 @@ pub fn adamw_average(a: &AdamW, average: &Average) -> Result<Launch> {
         a.results.at(Results::FACTOR).into(),
         average.mix(a.scalars)?,
     ];
-    flat(format!("adamw_average_{}", a.ty.name()), a.count, arguments)
+    let regions = a.regions().into_iter().chain(average.regions(a)).collect();
+    flat(format!("adamw_average_{}", a.ty.name()), a.count, arguments, regions)
 }
 
 /// A further average of the weights that `a` has updated.
 pub fn average(a: &AdamW, average: &Average) -> Result<Launch> {
     padded(a.count)?;
-    let arguments =
-        vec![average.values.into(), a.weights.into(), average.mix(a.scalars)?, a.results.at(Results::FACTOR).into()];
-    flat("average".into(), a.count, arguments)
+    let (mix, factor) = (average.mix(a.scalars)?, a.results.at(Results::FACTOR));
+    let arguments = vec![average.values.into(), a.weights.into(), mix, factor.into()];
+    let read = [Region::read(a.weights, a.count * F32).perhaps(), Region::read(factor, F32)];
+    flat("average".into(), a.count, arguments, average.regions(a).into_iter().chain(read).collect())
 }
 
 fn padded(count: usize) -> Result<()> {

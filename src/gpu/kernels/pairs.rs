@@ -1,7 +1,7 @@
 //! Launches of `pairs.cu`: losses over pairs of images of a batch.
 
 use super::{arguments, blocks, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Images whose cosines fit the shared memory that a kernel gets without asking.
@@ -46,6 +46,15 @@ pub fn nt_xent(a: &NtXent) -> Result<Launch> {
     if temperature.is_nan() || temperature <= 0.0 {
         bail!("NT-Xent with temperature {temperature}");
     }
+    let (count, one) = (images * tokens * width, Type::F32.size());
+    let factor = if a.dprojections == Address::NULL { Address::NULL } else { a.factor };
+    let regions = vec![
+        Region::read(a.projections, count * a.ty.size()),
+        Region::read(a.features, count * one),
+        Region::read(factor, one),
+        Region::write(a.dprojections, count * a.ty.size()),
+        Region::write(a.partial, nt_xent_partials(images * tokens) * size_of::<f64>()),
+    ];
     Ok(Launch {
         kernel: format!("nt_xent_{}", a.ty.name()),
         grid: [blocks(images * tokens, WARPS)?, 1],
@@ -56,6 +65,8 @@ pub fn nt_xent(a: &NtXent) -> Result<Launch> {
             &[images, tokens, width],
             [((1.0 / temperature) as f32).into()],
         )?,
+        regions,
+        operations: 0,
     })
 }
 
@@ -78,16 +89,24 @@ impl Dispersive {
     }
 
     /// A block a row.
-    fn rows<const N: usize>(&self, kernel: &str, addresses: [Address; N]) -> Result<Launch> {
+    fn rows<const N: usize>(&self, kernel: &str, addresses: [Address; N], regions: Vec<Region>) -> Result<Launch> {
         let arguments = arguments(addresses, &[self.images], [self.rate()?.into()])?;
         let grid = [int(self.images)?.cast_unsigned(), 1];
-        Ok(Launch { kernel: kernel.to_owned(), grid, threads: 256, shared: 0, arguments })
+        Ok(Launch { kernel: kernel.to_owned(), grid, threads: 256, shared: 0, arguments, regions, operations: 0 })
+    }
+
+    /// Bytes of a number for each pair of images, and of a partial sum for each image.
+    fn sizes(&self) -> [usize; 2] {
+        [self.images * self.images * Type::F32.size(), self.images * size_of::<f64>()]
     }
 
     /// States f32 `[images, width]` less their mean.
     pub fn centre(&self, states: Address, centred: Address) -> Result<Launch> {
         self.rate()?;
+        let bytes = self.images * self.width * Type::F32.size();
         Ok(Launch {
+            regions: vec![Region::read(states, bytes), Region::write(centred, bytes)],
+            operations: 0,
             kernel: "centre_images".to_owned(),
             grid: [blocks(self.width, 1024)?, 1],
             threads: 256,
@@ -99,12 +118,23 @@ impl Dispersive {
     /// From the products f32 `[images, images]` of the centred states to e^(-distance), `pairs` like
     /// `products`; `partial` f64 `[images]`.
     pub fn pairs(&self, products: Address, pairs: Address, partial: Address) -> Result<Launch> {
-        self.rows("dispersive_pairs", [products, pairs, partial])
+        let [of_pairs, of_images] = self.sizes();
+        let regions =
+            vec![Region::read(products, of_pairs), Region::write(pairs, of_pairs), Region::write(partial, of_images)];
+        self.rows("dispersive_pairs", [products, pairs, partial], regions)
     }
 
     /// The loss to `result`, an f32 number. `pairs` becomes what the centred states are multiplied by
     /// for `factor` times the gradient.
     pub fn end(&self, pairs: Address, partial: Address, factor: Address, result: Address) -> Result<Launch> {
-        self.rows("dispersive_end", [pairs, partial, factor, result])
+        let ([of_pairs, of_images], one) = (self.sizes(), Type::F32.size());
+        let regions = vec![
+            // That of an image with itself is written alone.
+            Region::update(pairs, of_pairs).perhaps(),
+            Region::read(partial, of_images),
+            Region::read(factor, one),
+            Region::write(result, one),
+        ];
+        self.rows("dispersive_end", [pairs, partial, factor, result], regions)
     }
 }

@@ -1,7 +1,7 @@
 //! Launches of `planes.cu`: between f32 `[samples, channels, pixels]` and channels last.
 
 use super::{blocks, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Channels of a map with channels last: padded with zeros to a multiple of 8.
@@ -14,7 +14,9 @@ pub fn padded(channels: usize) -> usize {
 /// # Errors
 /// Nothing to copy.
 pub fn channels_last(planes: Address, last: Address, sizes: [usize; 3], ty: Type) -> Result<Launch> {
-    launch("channels_last", [planes, last], sizes, ty)
+    let [of_planes, of_last] = bytes(sizes, ty);
+    let regions = vec![Region::read(planes, of_planes), Region::write(last, of_last)];
+    launch("channels_last", [planes, last], sizes, ty, regions)
 }
 
 /// From `last` to planes, without the padding.
@@ -22,10 +24,23 @@ pub fn channels_last(planes: Address, last: Address, sizes: [usize; 3], ty: Type
 /// # Errors
 /// Nothing to copy.
 pub fn planes(last: Address, planes: Address, sizes: [usize; 3], ty: Type) -> Result<Launch> {
-    launch("planes", [last, planes], sizes, ty)
+    let [of_planes, of_last] = bytes(sizes, ty);
+    let regions = vec![Region::read(last, of_last), Region::write(planes, of_planes)];
+    launch("planes", [last, planes], sizes, ty, regions)
 }
 
-fn launch(name: &str, [from, to]: [Address; 2], [samples, channels, pixels]: [usize; 3], ty: Type) -> Result<Launch> {
+/// Bytes of planes, and of the same with channels last.
+fn bytes([samples, channels, pixels]: [usize; 3], ty: Type) -> [usize; 2] {
+    [samples * pixels * channels * Type::F32.size(), samples * pixels * padded(channels) * ty.size()]
+}
+
+fn launch(
+    name: &str,
+    [from, to]: [Address; 2],
+    [samples, channels, pixels]: [usize; 3],
+    ty: Type,
+    regions: Vec<Region>,
+) -> Result<Launch> {
     let count = samples * pixels * padded(channels) / 4;
     if count == 0 {
         bail!("{samples} maps of {channels} channels with {pixels} pixels");
@@ -38,5 +53,7 @@ fn launch(name: &str, [from, to]: [Address; 2], [samples, channels, pixels]: [us
         threads: 256,
         shared: 0,
         arguments: arguments.collect(),
+        regions,
+        operations: 0,
     })
 }

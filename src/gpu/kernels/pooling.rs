@@ -1,7 +1,7 @@
 //! Launches of `pooling.cu`.
 
 use super::{blocks, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// What a window of 3 x 3 becomes, and where windows stand.
@@ -60,8 +60,18 @@ impl Pooling {
         for size in [size[0], size[1], channels, out[0], out[1], pitch, stride, pad] {
             arguments.push(int(size)?.into());
         }
-        let kernel = format!("pool_{name}_{}", ty.name());
-        Ok(Launch { kernel, grid: [blocks(count, 256)?, 1], threads: 256, shared: 0, arguments })
+        let of_x = |[height, width]: [usize; 2]| samples * height * width * channels * ty.size();
+        let seen = match windows {
+            Windows::MaxHalving => out.map(|side| 2 * side + 1),
+            Windows::Mean | Windows::Max => size,
+        };
+        let all = Region::read(x, of_x(size));
+        let regions = vec![
+            if seen == size { all } else { all.at_most(of_x(seen)) },
+            Region::write(y, channels * ty.size()).of_rows(samples * out[0] * out[1], pitch * ty.size()),
+        ];
+        let (kernel, grid) = (format!("pool_{name}_{}", ty.name()), [blocks(count, 256)?, 1]);
+        Ok(Launch { kernel, grid, threads: 256, shared: 0, arguments, regions, operations: 0 })
     }
 }
 
@@ -80,5 +90,10 @@ pub fn mean_of_pixels(x: Address, y: Address, [samples, pixels, channels]: [usiz
         threads: 256,
         shared: 0,
         arguments: vec![x.into(), y.into(), int(pixels)?.into(), int(channels)?.into()],
+        regions: vec![
+            Region::read(x, samples * pixels * channels * ty.size()),
+            Region::write(y, samples * channels * Type::F32.size()),
+        ],
+        operations: 0,
     })
 }

@@ -1,7 +1,7 @@
 //! Launches of `qk_norm_rope.cu`: QK-norm and rotary embedding of queries and keys.
 
 use super::{blocks, int};
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// Rows that a block of the backward pass takes.
@@ -83,6 +83,28 @@ impl Shape {
     }
 }
 
+/// Bytes of a number of norms, tables and sums.
+const F32: usize = Type::F32.size();
+
+impl Shape {
+    /// Queries and keys, without values, where `qkv` is a region of all three.
+    fn queries_and_keys(&self, qkv: Region) -> Region {
+        let row = self.heads * self.dim * self.ty.size();
+        Region { bytes: 2 * row, ..qkv.of_rows(self.rows, 3 * row) }
+    }
+
+    fn bytes(&self) -> usize {
+        3 * self.rows * self.heads * self.dim * self.ty.size()
+    }
+
+    /// The vectors and tables, f32, that are read; null ones are not.
+    fn tables(&self, vectors: &[Address], t: Tables) -> Vec<Region> {
+        let vectors = vectors.iter().map(|v| Region::read(*v, self.dim * F32));
+        let tables = [t.cos, t.sin].map(|table| Region::read(table, self.tokens * self.dim * F32));
+        vectors.chain(tables).collect()
+    }
+}
+
 fn norms(steps: &Steps) -> Norms {
     let none = Address::NULL;
     steps.norms.unwrap_or(Norms { q_weight: none, q_bias: none, k_weight: none, k_bias: none })
@@ -97,6 +119,9 @@ fn tables(steps: &Steps) -> Tables {
 pub fn forward(shape: Shape, steps: &Steps, qkv: Address, out: Address) -> Result<Launch> {
     shape.check(steps)?;
     let (n, t) = (norms(steps), tables(steps));
+    let part = |region| if out == qkv { shape.queries_and_keys(region) } else { region };
+    let mut regions = shape.tables(&[n.q_weight, n.q_bias, n.k_weight, n.k_bias], t);
+    regions.extend([part(Region::read(qkv, shape.bytes())), part(Region::write(out, shape.bytes()))]);
     Ok(Launch {
         kernel: shape.kernel(steps, "forward"),
         grid: [blocks(shape.rows, WARPS)?, 1],
@@ -117,6 +142,8 @@ pub fn forward(shape: Shape, steps: &Steps, qkv: Address, out: Address) -> Resul
             int(shape.dim)?.into(),
             steps.eps.into(),
         ],
+        regions,
+        operations: 0,
     })
 }
 
@@ -131,6 +158,12 @@ pub fn backward(shape: Shape, steps: &Steps, dqkv: Address, qkv: Address, partia
     shape.check(steps)?;
     let (n, t) = (norms(steps), tables(steps));
     let sums = if steps.norms.is_some() { WARPS * shape.heads_at_once() * 4 * shape.dim * 4 } else { 0 };
+    let mut regions = shape.tables(&[n.q_weight, n.k_weight], t);
+    regions.push(shape.queries_and_keys(Region::update(dqkv, shape.bytes())));
+    if steps.norms.is_some() {
+        regions.push(shape.queries_and_keys(Region::read(qkv, shape.bytes())));
+        regions.push(Region::write(partial, backward_blocks(shape) * 4 * shape.dim * F32));
+    }
     Ok(Launch {
         kernel: shape.kernel(steps, "backward"),
         grid: [blocks(shape.rows, BLOCK_ROWS)?, 1],
@@ -151,12 +184,17 @@ pub fn backward(shape: Shape, steps: &Steps, dqkv: Address, qkv: Address, partia
             int(shape.dim)?.into(),
             steps.eps.into(),
         ],
+        regions,
+        operations: 0,
     })
 }
 
 /// Adds the partial sums of [`backward`] over blocks to the gradients of the norms, always in the
 /// same order.
 pub fn norm_sums(shape: Shape, partial: Address, gradients: Norms) -> Result<Launch> {
+    let Norms { q_weight, q_bias, k_weight, k_bias } = gradients;
+    let vectors = [q_weight, q_bias, k_weight, k_bias].map(|vector| Region::write(vector, shape.dim * F32));
+    let sums = Region::read(partial, backward_blocks(shape) * 4 * shape.dim * F32);
     Ok(Launch {
         kernel: "qk_norm_sums".to_owned(),
         grid: [blocks(4 * shape.dim, 32)?, 1],
@@ -164,12 +202,14 @@ pub fn norm_sums(shape: Shape, partial: Address, gradients: Norms) -> Result<Lau
         shared: 256 * 4,
         arguments: vec![
             partial.into(),
-            gradients.q_weight.into(),
-            gradients.q_bias.into(),
-            gradients.k_weight.into(),
-            gradients.k_bias.into(),
+            q_weight.into(),
+            q_bias.into(),
+            k_weight.into(),
+            k_bias.into(),
             int(backward_blocks(shape))?.into(),
             int(shape.dim)?.into(),
         ],
+        regions: vectors.into_iter().chain([sums]).collect(),
+        operations: 0,
     })
 }

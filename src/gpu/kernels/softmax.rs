@@ -1,7 +1,7 @@
 //! Launches of `softmax.cu`.
 
 use super::int;
-use crate::program::{Address, Launch, Type};
+use crate::program::{Address, Launch, Region, Type};
 use candle_core::{Result, bail};
 
 /// `y = softmax(scale x)` over the rows of x f32 `[rows, width]`. `width` is a multiple of 4; y, of type
@@ -20,5 +20,7 @@ pub fn softmax(x: Address, y: Address, [rows, width]: [usize; 2], scale: f64, ty
         threads: 256,
         shared: 0,
         arguments: vec![x.into(), y.into(), int(width)?.into(), scale_log2.into()],
+        regions: vec![Region::read(x, rows * width * Type::F32.size()), Region::write(y, rows * width * ty.size())],
+        operations: 0,
     })
 }

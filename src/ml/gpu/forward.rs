@@ -272,6 +272,7 @@ impl Forward {
             ty,
             time: out,
             table: weights.full(layers.classes),
+            classes: self.config.table_rows(),
             labels: inputs.labels,
             c: ends.condition,
             active: ends.active,

@@ -265,6 +265,7 @@ impl MicroBatch<'_> {
             dc: dends.dcondition,
             labels: forward.inputs.labels,
             dtable,
+            classes: all.recipe.config.table_rows(),
             samples: b,
             width: d,
         })?);
