@@ -31,10 +31,17 @@ std::map<std::string, Kernel>& kernels() {
 constexpr size_t STACK = 64 << 10;
 
 static void start(Block& b, size_t shared) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(b.aligned.data(), 8 * b.aligned.size());
+#endif
     // NaN in every type, so that reading what nobody wrote shows.
     b.aligned.assign((shared + 15) / 8 + 2, ~0ull);
     auto at = reinterpret_cast<uintptr_t>(b.aligned.data());
     b.dynamic.at = reinterpret_cast<unsigned char*>((at + 15) & ~static_cast<uintptr_t>(15));
+#ifdef __SANITIZE_ADDRESS__
+    unsigned char* end = b.dynamic.at + shared;
+    __asan_poison_memory_region(end, reinterpret_cast<unsigned char*>(b.aligned.data() + b.aligned.size()) - end);
+#endif
     for (int t = 0; t < b.threads; t++) {
         Fiber& f = b.fibers[t];
         f.state = READY;

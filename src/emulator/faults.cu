@@ -36,3 +36,17 @@ template <bool TOGETHER> DEV void sum(const float* x, float* y) {
 }
 KERNEL(64, fault_lanes, const float* x, float* y) { sum<false>(x, y); }
 KERNEL(64, right_lanes, const float* x, float* y) { sum<true>(x, y); }
+
+// y is x, through shared memory; the fault is an index that runs past its end. Found by the sanitizers
+// of .ci/cuda/sanitize only, as is the next.
+KERNEL(64, fault_shared, const float* x, float* y) {
+    DYNAMIC_SHARED(float, shared);
+    shared[TID + 8] = x[TID];
+    y[TID] = shared[TID + 8];
+}
+
+// y is x plus a number beyond the largest int.
+KERNEL(64, fault_overflow, const float* x, float* y) {
+    int far = TID * (1 << 26);
+    y[TID] = x[TID] + static_cast<float>(far);
+}

@@ -108,6 +108,18 @@ fn lanes_that_wait_at_different_places_are_a_deadlock() {
 }
 
 #[test]
+#[ignore = "for .ci/cuda/sanitize, whose sanitizers end the program"]
+fn shared_memory_past_its_end() {
+    outputs("fault_shared");
+}
+
+#[test]
+#[ignore = "for .ci/cuda/sanitize, whose sanitizers end the program"]
+fn an_integer_that_overflows() {
+    outputs("fault_overflow");
+}
+
+#[test]
 fn launches_that_cannot_be_are_refused() {
     let said = |launch: Launch| {
         let mut program = Program::default();
