@@ -28,6 +28,7 @@ use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
 use erw_gpu::card::Card;
 use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::attention::Attention;
+use erw_gpu::kernels::product::{By, Epilogues};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Epilogue, Form, Matmul, Program, Type};
 use erw_gpu::self_check::check_products;
@@ -126,8 +127,9 @@ fn ceilings(card: &Card) -> Result<()> {
 }
 
 /// The products of a block of B/2 and XL/2 with 64 samples, by form and epilogue, in TFLOP/s.
+/// Epilogues both ways: the faster belongs into `EPILOGUES` of `src/gpu/kernels/product.rs`.
 fn products(card: &Card) -> Result<()> {
-    println!("{:28} {:>6} {:>24} {:>9} {:>8}", "product", "form", "epilogue", "ms", "TFLOP/s");
+    println!("{:28} {:>6} {:>16} {:>8} {:>9} {:>8}", "product", "form", "epilogue", "by", "ms", "TFLOP/s");
     let ty = Type::Bf16;
     for (name, d) in [("B/2", 768), ("XL/2", 1152)] {
         let rows = 64 * 256;
@@ -144,16 +146,25 @@ fn products(card: &Card) -> Result<()> {
                 (Form::Tn, [n, k, rows], [x, kept, y], Epilogue::None),
             ];
             for (form, sizes, places, epilogue) in cases {
-                let mut program = Program::default();
-                program.matmul(matmul(form, sizes, places, ty, epilogue));
-                let what = format!("{name} {layer} {}x{}x{}", sizes[0], sizes[1], sizes[2]);
-                let shown = format!("{epilogue:?}").split('(').next().unwrap_or_default().to_string();
-                match time(card, &program, 20) {
-                    Ok(ms) => {
-                        let rate = 2.0 * sizes.iter().product::<usize>() as f64 / ms / 1e9;
-                        println!("{what:28} {form:>6?} {shown:>24} {ms:9.3} {rate:8.0}");
+                for by in [By::Library, By::Pass] {
+                    if epilogue == Epilogue::None && by == By::Pass {
+                        continue;
                     }
-                    Err(e) => println!("{what:28} {form:>6?} {shown:>24} {e}"),
+                    // A pass for GELU leaves the bias to the library.
+                    let bias = if matches!(epilogue, Epilogue::Bias(_)) { by } else { By::Library };
+                    let mut program = Program::default();
+                    let product = matmul(form, sizes, places, ty, epilogue);
+                    Epilogues { bias, ..Epilogues::all(by) }.put(&mut program, product)?;
+                    let what = format!("{name} {layer} {}x{}x{}", sizes[0], sizes[1], sizes[2]);
+                    let shown = format!("{epilogue:?}").split('(').next().unwrap_or_default().to_string();
+                    let case = format!("{what:28} {form:>6?} {shown:>16} {by:>8?}");
+                    match time(card, &program, 20) {
+                        Ok(ms) => {
+                            let rate = 2.0 * sizes.iter().product::<usize>() as f64 / ms / 1e9;
+                            println!("{case} {ms:9.3} {rate:8.0}");
+                        }
+                        Err(e) => println!("{case} {e}"),
+                    }
                 }
             }
         }

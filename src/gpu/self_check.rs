@@ -2,6 +2,7 @@
 //! on the host. Kernels are erw's own and tested; how a library reads a layout, a bias or GELU is
 //! not, and a wrong product would train a network to nothing without an error.
 
+use crate::kernels::product::EPILOGUES;
 use crate::machine::Machine;
 use crate::program::{Address, Epilogue, Form, Matmul, Program, Type};
 use candle_core::{Result, bail};
@@ -43,11 +44,8 @@ pub fn check_products(machine: &dyn Machine, ty: Type) -> Result<()> {
         for (epilogue, output) in cases {
             let d = device(&old, *output)?;
             let mut program = Program::default();
-            program.matmul(Matmul {
-                output: *output,
-                epilogue: *epilogue,
-                ..Matmul::new(form, [M, N, K], [places[0], places[1], d], ty)
-            });
+            let plain = Matmul::new(form, [M, N, K], [places[0], places[1], d], ty);
+            EPILOGUES.put(&mut program, Matmul { output: *output, epilogue: *epilogue, ..plain })?;
             machine.run(&program)?;
             let sums = |i: usize| product[i] + bias[i % N];
             let want: Vec<f64> = (0..M * N)

@@ -7,6 +7,7 @@ mod class_token;
 mod column_sums;
 mod convolution;
 mod embedding;
+mod epilogues;
 mod faults;
 mod group_norm;
 mod inception;

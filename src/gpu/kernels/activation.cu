@@ -1,5 +1,5 @@
-// Activations and copies between types: SiLU, GELU, SwiGLU, forward and backward. Four numbers a
-// thread, in one access; arithmetic in f32. Does not know which layer it serves.
+// Activations, copies between types and biases: SiLU, GELU, SwiGLU, forward and backward. Four
+// numbers a thread, in one access; arithmetic in f32. Does not know which layer it serves.
 //
 // GELU is the tanh form, x sigmoid(s) with s = 2 sqrt(2 / pi) (x + 0.044715 x^3), unless its name
 // says otherwise.
@@ -77,6 +77,18 @@ template <class H> DEV void add(const H* x, float* y, int64_t n) {
     }
 }
 
+// Rows x of `width` numbers += bias. Block (r, c) takes share c of row r.
+template <class H> DEV void add_bias(H* x, const H* bias, int width) {
+    int c = (BY * NTHREADS + TID) * 4;
+    if (c < width) {
+        int64_t at = static_cast<int64_t>(BX) * width + c;
+        Four v = load4(x + at), b = load4(bias + c);
+        #pragma unroll
+        for (int j = 0; j < 4; j++) v.v[j] += b.v[j];
+        store4(x + at, v.v);
+    }
+}
+
 // Rows [gate | up] of 2 width numbers to silu(gate) up. Block (r, c) takes share c of row r.
 template <class H> DEV void swiglu_forward(const H* x, H* y, int width) {
     int c = (BY * NTHREADS + TID) * 4;
@@ -117,6 +129,7 @@ template <class H> DEV void swiglu_backward(const H* dy, const H* x, H* dx, int 
     KERNEL(256, narrow_##T, const float* x, H* y, int64_t n) { forward<Same>(x, y, n); } \
     KERNEL(256, widen_##T, const H* x, float* y, int64_t n) { forward<Same>(x, y, n); } \
     KERNEL(256, add_##T, const H* x, float* y, int64_t n) { add(x, y, n); } \
+    KERNEL(256, add_bias_##T, H* x, const H* bias, int width) { add_bias(x, bias, width); } \
     KERNEL(256, swiglu_forward_##T, const H* x, H* y, int width) { swiglu_forward(x, y, width); } \
     KERNEL(256, swiglu_backward_##T, const H* dy, const H* x, H* dx, int width) { swiglu_backward(dy, x, dx, width); }
 

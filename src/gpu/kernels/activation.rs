@@ -1,4 +1,4 @@
-//! Launches of `activation.cu`: activations, and copies between types.
+//! Launches of `activation.cu`: activations, copies between types, and biases.
 
 use super::{flat, int, of_rows};
 use crate::program::{Address, Argument, Launch, Region, Type};
@@ -27,6 +27,7 @@ pub struct Pass {
     /// The half type of the pass, or f32.
     pub ty: Type,
     pub from: Address,
+    /// May be `from` if both have one type.
     pub to: Address,
     /// Numbers, a multiple of 4.
     pub count: usize,
@@ -44,6 +45,19 @@ pub struct Backward {
     pub dx: Address,
     /// Numbers, a multiple of 4.
     pub count: usize,
+}
+
+/// A bias that is added to the rows of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Bias {
+    pub ty: Type,
+    /// `[rows, width]`
+    pub x: Address,
+    /// `[width]`
+    pub bias: Address,
+    pub rows: usize,
+    /// A multiple of 4.
+    pub width: usize,
 }
 
 /// SwiGLU on rows `[gate | up]`.
@@ -123,4 +137,12 @@ fn swiglu(name: &str, s: &SwiGlu, tensors: &[Address], regions: Vec<Region>) -> 
     let mut arguments: Vec<Argument> = tensors.iter().map(|t| (*t).into()).collect();
     arguments.push(int(s.width)?.into());
     of_rows(format!("swiglu_{name}_{}", s.ty.name()), [s.rows, s.width], arguments, regions)
+}
+
+/// x += bias in every row.
+pub fn add_bias(b: &Bias) -> Result<Launch> {
+    let size = b.ty.size();
+    let regions = vec![Region::update(b.x, b.rows * b.width * size), Region::read(b.bias, b.width * size)];
+    let arguments = vec![b.x.into(), b.bias.into(), int(b.width)?.into()];
+    of_rows(format!("add_bias_{}", b.ty.name()), [b.rows, b.width], arguments, regions)
 }

@@ -15,6 +15,7 @@ pub mod optimizer;
 pub mod pairs;
 pub mod planes;
 pub mod pooling;
+pub mod product;
 pub mod qk_norm_rope;
 pub mod scalars;
 pub mod softmax;

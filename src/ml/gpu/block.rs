@@ -287,19 +287,19 @@ impl Blocks {
     /// stream `at.between`.
     pub fn forward(&self, program: &mut Program, i: usize, p: &Parameters, at: &Activations) -> Result<()> {
         let (rows, weights) = (self.sizes.rows(), &self.weights);
-        weights.forward(program, &p.qkv, at.h1, at.qkv, rows);
+        weights.forward(program, &p.qkv, at.h1, at.qkv, rows)?;
         self.prepare(program, p, at)?;
         program.launch(self.attention(at).forward()?);
-        weights.forward(program, &p.proj, at.attended, at.y1, rows);
+        weights.forward(program, &p.proj, at.attended, at.y1, rows)?;
         self.boundary(program, &self.middle(i, p, at))?;
         match self.sizes.mlp {
-            MlpKind::Gelu => weights.forward_gelu(program, &p.first, at.h2, at.hidden, at.active, rows),
+            MlpKind::Gelu => weights.forward_gelu(program, &p.first, at.h2, at.hidden, at.active, rows)?,
             MlpKind::SwiGlu => {
-                weights.forward(program, &p.first, at.h2, at.hidden, rows);
+                weights.forward(program, &p.first, at.h2, at.hidden, rows)?;
                 program.launch(activation::swiglu_forward(&self.swiglu(at), at.active)?);
             }
         }
-        weights.forward(program, &p.second, at.active, at.y2, rows);
+        weights.forward(program, &p.second, at.active, at.y2, rows)?;
         Ok(())
     }
 

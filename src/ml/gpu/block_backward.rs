@@ -125,20 +125,20 @@ impl BlocksBackward {
         match blocks.sizes.mlp {
             MlpKind::Gelu => {
                 let slope = Epilogue::GeluBackward(kept.hidden);
-                gradients.input(program, &p.second, scratch.dy, scratch.dhidden, rows, slope);
+                gradients.input(program, &p.second, scratch.dy, scratch.dhidden, rows, slope)?;
             }
             MlpKind::SwiGlu => {
-                gradients.input(program, &p.second, scratch.dy, scratch.dactive, rows, Epilogue::None);
+                gradients.input(program, &p.second, scratch.dy, scratch.dactive, rows, Epilogue::None)?;
                 let launch = activation::swiglu_backward(&blocks.swiglu(kept), scratch.dactive, scratch.dhidden)?;
                 program.launch(launch);
             }
         }
         gradients.parameters(program, &p.first, scratch.dhidden, kept.h2, rows)?;
-        gradients.input(program, &p.first, scratch.dhidden, scratch.dh, rows, Epilogue::None);
+        gradients.input(program, &p.first, scratch.dhidden, scratch.dh, rows, Epilogue::None)?;
         self.boundary(program, &self.blocks.middle(i, p, kept), Some(p.proj.bias), false, true)?;
 
         gradients.weight(program, &p.proj, scratch.dy, kept.attended, rows);
-        gradients.input(program, &p.proj, scratch.dy, scratch.dattended, rows, Epilogue::None);
+        gradients.input(program, &p.proj, scratch.dy, scratch.dattended, rows, Epilogue::None)?;
         if !Blocks::keeps_prepared(kept) {
             blocks.prepare(program, p, kept)?;
         }
@@ -146,7 +146,7 @@ impl BlocksBackward {
         launches.into_iter().for_each(|launch| program.launch(launch));
         self.prepare_backward(program, p, kept)?;
         gradients.parameters(program, &p.qkv, scratch.dqkv, kept.h1, rows)?;
-        gradients.input(program, &p.qkv, scratch.dqkv, scratch.dh, rows, Epilogue::None);
+        gradients.input(program, &p.qkv, scratch.dqkv, scratch.dh, rows, Epilogue::None)?;
         Ok(())
     }
 

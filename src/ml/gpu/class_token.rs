@@ -108,7 +108,7 @@ impl ClassToken {
         let batch = s.stream.batch;
         let narrow = Pass { ty: s.ty(), from: self.point, to: self.narrow, count: batch * self.width };
         program.launch(activation::narrow(&narrow)?);
-        weights.forward(program, &self.embed, self.narrow, self.embedded, batch);
+        weights.forward(program, &self.embed, self.narrow, self.embedded, batch)?;
         program.launch(self.norm(s, weights).forward(weights.full(self.norm[1]), positions, x)?);
         Ok(())
     }
@@ -140,7 +140,7 @@ impl ClassToken {
         let ([class, patches], ty) = (self.rows(s), s.ty());
         program.launch(class_token::copy_rows(&CopyRows { from: h, ..class })?);
         program.launch(class_token::copy_rows(&CopyRows { from: h.offset(s.stream.width * ty.size()), ..patches })?);
-        weights.forward(program, &self.last, self.class_h, self.velocity, s.stream.batch);
+        weights.forward(program, &self.last, self.class_h, self.velocity, s.stream.batch)?;
         Ok(())
     }
 
@@ -156,7 +156,7 @@ impl ClassToken {
     ) -> Result<()> {
         let ([class, patches], batch) = (self.rows(s), s.stream.batch);
         gradients.parameters(program, &self.last, space.dvelocity, self.class_h, batch)?;
-        gradients.input(program, &self.last, space.dvelocity, self.class_h, batch, Epilogue::None);
+        gradients.input(program, &self.last, space.dvelocity, self.class_h, batch, Epilogue::None)?;
         let back = |rows: CopyRows, to| CopyRows {
             from: rows.to,
             to,

@@ -248,7 +248,7 @@ impl Forward {
         let (weights, layers, ty) = (&blocks.weights, &self.layers, blocks.sizes.stream.ty);
         let (samples, rows, width) = (self.batch(), self.patch_rows(), self.config.hidden);
         program.launch(embedding::patch_gather(&self.image(), ty, inputs.point, ends.patches)?);
-        weights.forward(program, &layers.patches, ends.patches, ends.embedded, rows);
+        weights.forward(program, &layers.patches, ends.patches, ends.embedded, rows)?;
         program.launch(embedding::add_positions(&AddPositions {
             ty,
             y: ends.embedded,
@@ -264,10 +264,10 @@ impl Forward {
         }
         program.launch(embedding::time_sinusoid(ty, inputs.times, ends.waves, samples)?);
         let [hidden, active, out] = ends.time;
-        weights.forward(program, &layers.time[0], ends.waves, hidden, samples);
+        weights.forward(program, &layers.time[0], ends.waves, hidden, samples)?;
         let silu = Pass { ty, from: hidden, to: active, count: samples * width };
         program.launch(activation::forward(Activation::Silu, &silu)?);
-        weights.forward(program, &layers.time[1], active, out, samples);
+        weights.forward(program, &layers.time[1], active, out, samples)?;
         program.launch(embedding::condition_forward(&ConditionForward {
             ty,
             time: out,
@@ -279,7 +279,7 @@ impl Forward {
             samples,
             width,
         })?);
-        weights.forward(program, &layers.modulation, ends.active, blocks.modulations.address, samples);
+        weights.forward(program, &layers.modulation, ends.active, blocks.modulations.address, samples)?;
         for (i, (parameters, at)) in self.parameters.iter().zip(&self.activations).enumerate() {
             blocks.boundary(program, &self.boundary(i))?;
             blocks.forward(program, i, parameters, at)?;
@@ -289,7 +289,7 @@ impl Forward {
             class.finish(program, &blocks.sizes, weights, ends.final_h)?;
         }
         if let Some(last) = &layers.last {
-            weights.forward(program, last, self.patch_h(), ends.out, rows);
+            weights.forward(program, last, self.patch_h(), ends.out, rows)?;
         }
         Ok(())
     }

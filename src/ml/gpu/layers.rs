@@ -4,6 +4,7 @@ use super::arena::Arena;
 use super::layout::Layout;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::column_sums;
+use erw_gpu::kernels::product::EPILOGUES;
 use erw_gpu::program::{Address, Epilogue, Form, Matmul, Program, Type};
 
 /// The weights of a network on the machine, in the order of its [`Layout`].
@@ -48,8 +49,8 @@ impl Weights {
     }
 
     /// y `[rows, outputs]` = x W^T + b.
-    pub fn forward(&self, program: &mut Program, layer: &Linear, x: Address, y: Address, rows: usize) {
-        self.product(program, layer, x, y, rows, Epilogue::Bias(self.operand(layer.bias)));
+    pub fn forward(&self, program: &mut Program, layer: &Linear, x: Address, y: Address, rows: usize) -> Result<()> {
+        self.product(program, layer, x, y, rows, Epilogue::Bias(self.operand(layer.bias)))
     }
 
     /// y = GELU(x W^T + b). The sums before GELU go to `keep`, unless it is null.
@@ -61,16 +62,25 @@ impl Weights {
         keep: Address,
         y: Address,
         rows: usize,
-    ) {
+    ) -> Result<()> {
         let bias = self.operand(layer.bias);
         let epilogue = if keep == Address::NULL { Epilogue::Gelu(bias) } else { Epilogue::GeluKeep(bias, keep) };
-        self.product(program, layer, x, y, rows, epilogue);
+        self.product(program, layer, x, y, rows, epilogue)
     }
 
-    fn product(&self, program: &mut Program, layer: &Linear, x: Address, y: Address, rows: usize, epilogue: Epilogue) {
+    fn product(
+        &self,
+        program: &mut Program,
+        layer: &Linear,
+        x: Address,
+        y: Address,
+        rows: usize,
+        epilogue: Epilogue,
+    ) -> Result<()> {
         let weight = self.operand(layer.weight);
         let [k, n] = [layer.inputs, layer.outputs];
-        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nt, [rows, n, k], [x, weight, y], self.ty) });
+        let product = Matmul::new(Form::Nt, [rows, n, k], [x, weight, y], self.ty);
+        EPILOGUES.put(program, Matmul { epilogue, ..product })
     }
 }
 
@@ -123,10 +133,11 @@ impl Gradients {
         dx: Address,
         rows: usize,
         epilogue: Epilogue,
-    ) {
+    ) -> Result<()> {
         let weight = self.weights.operand(layer.weight);
         let [n, k] = [layer.inputs, layer.outputs];
-        program.matmul(Matmul { epilogue, ..Matmul::new(Form::Nn, [rows, n, k], [dy, weight, dx], self.weights.ty) });
+        let product = Matmul::new(Form::Nn, [rows, n, k], [dy, weight, dx], self.weights.ty);
+        EPILOGUES.put(program, Matmul { epilogue, ..product })
     }
 
     /// The gradient of the weight, from dy `[rows, outputs]` and x `[rows, inputs]`.

@@ -103,7 +103,7 @@ impl MicroBatch<'_> {
             gradients.parameters(program, last, dout, forward.patch_h(), patches)?;
             // Beside a class token the gradient of the patches takes their place.
             let dh = forward.class.map_or(scratch.dh, |class| class.patch_h);
-            gradients.input(program, last, dout, dh, patches, Epilogue::None);
+            gradients.input(program, last, dout, dh, patches, Epilogue::None)?;
             if let (Some(class), Some(space)) = (&forward.class, &all.class) {
                 class.finish_backward(program, &forward.blocks.sizes, gradients, space, scratch.dh)?;
             }
@@ -249,7 +249,7 @@ impl MicroBatch<'_> {
         let (b, rows, d) = (forward.batch(), forward.patch_rows(), all.recipe.config.hidden);
         let dmodulations = all.backward.dmodulations;
         gradients.parameters(program, &layers.modulation, dmodulations, ends.active, b)?;
-        gradients.input(program, &layers.modulation, dmodulations, dends.dactive, b, Epilogue::None);
+        gradients.input(program, &layers.modulation, dmodulations, dends.dactive, b, Epilogue::None)?;
         program.launch(embedding::condition_backward(&ConditionBackward {
             ty,
             dactive: dends.dactive,
@@ -271,7 +271,7 @@ impl MicroBatch<'_> {
         })?);
         let ([first, second], [hidden, active, _], dhidden) = (&layers.time, ends.time, dends.dtime);
         gradients.parameters(program, second, dends.dcondition_half, active, b)?;
-        gradients.input(program, second, dends.dcondition_half, dhidden, b, Epilogue::None);
+        gradients.input(program, second, dends.dcondition_half, dhidden, b, Epilogue::None)?;
         let slope = Backward { ty, dy: dhidden, x: hidden, dx: dhidden, count: b * d };
         program.launch(activation::backward(Activation::Silu, &slope)?);
         gradients.parameters(program, first, dhidden, ends.waves, b)?;

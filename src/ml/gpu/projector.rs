@@ -86,15 +86,15 @@ impl ProjectorSpace {
         match (&p.layers, self.inside) {
             (Layers::Mlp([first, second, third]), Inside::Mlp { layers, active, .. }) => {
                 let silu = |from, to| activation::forward(Activation::Silu, &Pass { ty, from, to, count: hidden });
-                weights.forward(program, first, self.input, layers[0], rows);
+                weights.forward(program, first, self.input, layers[0], rows)?;
                 program.launch(silu(layers[0], active[0])?);
-                weights.forward(program, second, active[0], layers[1], rows);
+                weights.forward(program, second, active[0], layers[1], rows)?;
                 program.launch(silu(layers[1], active[1])?);
-                weights.forward(program, third, active[1], self.output, rows);
+                weights.forward(program, third, active[1], self.output, rows)?;
             }
             (Layers::Conv3(layer), Inside::Conv3 { grids, windows }) => {
                 program.launch(grids.unfold(self.input, windows)?);
-                weights.forward(program, layer, windows, self.output, rows);
+                weights.forward(program, layer, windows, self.output, rows)?;
             }
             _ => bail!("space for a projector of another kind"),
         }
@@ -111,17 +111,17 @@ impl ProjectorSpace {
                 let slope =
                     |dy, x| activation::backward(Activation::Silu, &Backward { ty, dy, x, dx: dy, count: hidden });
                 of.parameters(program, third, dy, active[1], rows)?;
-                of.input(program, third, dy, d1, rows, Epilogue::None);
+                of.input(program, third, dy, d1, rows, Epilogue::None)?;
                 program.launch(slope(d1, layers[1])?);
                 of.parameters(program, second, d1, active[0], rows)?;
-                of.input(program, second, d1, d0, rows, Epilogue::None);
+                of.input(program, second, d1, d0, rows, Epilogue::None)?;
                 program.launch(slope(d0, layers[0])?);
                 of.parameters(program, first, d0, self.input, rows)?;
-                of.input(program, first, d0, self.input, rows, Epilogue::None);
+                of.input(program, first, d0, self.input, rows, Epilogue::None)?;
             }
             (Layers::Conv3(layer), Inside::Conv3 { grids, windows }) => {
                 of.parameters(program, layer, dy, windows, rows)?;
-                of.input(program, layer, dy, windows, rows, Epilogue::None);
+                of.input(program, layer, dy, windows, rows, Epilogue::None)?;
                 program.launch(grids.fold(windows, self.input)?);
             }
             _ => bail!("space for a projector of another kind"),

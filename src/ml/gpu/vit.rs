@@ -252,9 +252,9 @@ impl Space {
         for block in &self.blocks {
             let x_out = if above.is_some() { self.x } else { Address::NULL };
             program.launch(norm(self.x, above, block.norms[0], x_out, self.h)?);
-            self.weights.forward(&mut program, &block.qkv, self.h, self.wide, rows);
+            self.weights.forward(&mut program, &block.qkv, self.h, self.wide, rows)?;
             program.launch(self.attention(&evaluation).forward()?);
-            self.weights.forward(&mut program, &block.proj, self.h, self.y, rows);
+            self.weights.forward(&mut program, &block.proj, self.h, self.y, rows)?;
             program.launch(norm(self.x, Some((self.y, block.scales[0])), block.norms[1], self.x, self.h)?);
             self.mlp(&mut program, block, rows)?;
             above = Some((self.y, block.scales[1]));
@@ -287,9 +287,9 @@ impl Space {
         let pass = Pass { ty: TY, from: self.wide, to: self.active, count: rows * c.mlp_dim };
         let tanh = c.mlp == Mlp::Gelu && !c.exact_gelu;
         if tanh {
-            weights.forward_gelu(program, &block.first, self.h, Address::NULL, self.active, rows);
+            weights.forward_gelu(program, &block.first, self.h, Address::NULL, self.active, rows)?;
         } else {
-            weights.forward(program, &block.first, self.h, self.wide, rows);
+            weights.forward(program, &block.first, self.h, self.wide, rows)?;
             program.launch(match c.mlp {
                 Mlp::Gelu => activation::gelu_erf(&pass)?,
                 Mlp::QuickGelu => activation::quick_gelu(&pass)?,
@@ -299,7 +299,7 @@ impl Space {
                 }
             });
         }
-        weights.forward(program, &block.second, self.active, self.y, rows);
+        weights.forward(program, &block.second, self.active, self.y, rows)?;
         Ok(())
     }
 }
