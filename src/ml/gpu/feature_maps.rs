@@ -458,9 +458,12 @@ fn shapes(layer: &Layer, x: &Map) -> Result<([usize; 2], usize)> {
     }
 }
 
+/// Says all layers of a network.
+type Layers<'a> = dyn Fn(&mut Builder) -> Result<()> + 'a;
+
 /// A network before it is on a machine.
 pub struct Plan<'a> {
-    layers: Box<dyn Fn(&mut Builder) -> Result<()> + 'a>,
+    layers: Box<Layers<'a>>,
     batch: usize,
     ty: Type,
 }

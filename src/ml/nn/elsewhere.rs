@@ -3,8 +3,10 @@
 
 use candle_core::{Result, Tensor};
 
+type Function = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
+
 /// A function of a tensor. Its result is on the CPU.
-pub struct Elsewhere(Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>);
+pub struct Elsewhere(Box<Function>);
 
 impl Elsewhere {
     pub fn new(function: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static) -> Self {
