@@ -5,7 +5,6 @@ use super::support::card;
 use crate::ml::inception::recipe;
 use candle_core::Device;
 use erw::ml::gpu::inception::plan;
-use erw::ml::models::feature_network::Outputs;
 use erw::ml::models::feature_network::mode::Mode;
 use erw::ml::models::inception::{Inception, SIDE};
 use std::sync::Arc;
@@ -17,18 +16,22 @@ const SMALL: usize = 75;
 #[test]
 fn features_equal_those_of_the_cpu() {
     let inception = Inception::from_tensors(Mode::Adm, recipe().clone(), &Device::Cpu).unwrap();
-    let images = normal(1, &[1, 3, SMALL, SMALL]);
-    let Outputs { pool, spatial, logits } = inception.forward(&images).unwrap();
+    let images = normal(1, &[2, 3, SMALL, SMALL]);
+    let want = inception.forward(&images).unwrap();
+    // An image at a time.
     let plan = plan(&inception, SMALL, 1);
     let card = Counting::new(card());
     let taken = card.counter();
-    let got = plan.on(Arc::new(card)).unwrap().run(&images).unwrap();
+    let on_gpu = plan.on(Arc::new(card)).unwrap();
     assert_eq!(taken.load(Relaxed), plan.memory().unwrap());
-    let of_spatial = got[0].permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
-    for (what, got, want) in
-        [("spatial", &of_spatial, spatial.unwrap()), ("pool", &got[1], pool), ("logits", &got[2], logits.unwrap())]
-    {
-        let off = distance(&got.flatten_from(1).unwrap(), &want);
+    drop(plan);
+    let got = inception.computed_by(on_gpu.elsewhere()).forward(&images).unwrap();
+    for (what, got, want) in [
+        ("spatial", got.spatial.unwrap(), want.spatial.unwrap()),
+        ("pool", got.pool, want.pool),
+        ("logits", got.logits.unwrap(), want.logits.unwrap()),
+    ] {
+        let off = distance(&got, &want);
         assert!(off < 2e-5, "{what}: {off:e}");
     }
 }

@@ -49,6 +49,6 @@ impl TransformerPlan {
     /// A transformer that the GPU's programs do not cover; too little memory.
     pub fn on(&self, machine: Arc<dyn Machine>) -> Result<Elsewhere> {
         let vit = Mutex::new(VitOnGpu::new(machine, &self.vit, &self.tensors, &self.positions)?);
-        Ok(Elsewhere::new(move |images| vit.lock().unwrap_or_else(PoisonError::into_inner).encode(images)))
+        Ok(Elsewhere::new(move |images| Ok(vec![vit.lock().unwrap_or_else(PoisonError::into_inner).encode(images)?])))
     }
 }

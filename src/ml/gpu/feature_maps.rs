@@ -537,13 +537,10 @@ pub struct NetworkOnGpu {
 }
 
 impl NetworkOnGpu {
-    /// For the network that has this part, of one output.
+    /// For the network that has this part.
     pub fn elsewhere(self) -> Elsewhere {
         let network = Mutex::new(self);
-        Elsewhere::new(move |x| match &network.lock().unwrap_or_else(PoisonError::into_inner).run(x)?[..] {
-            [only] => Ok(only.clone()),
-            all => bail!("{} outputs of a part with one", all.len()),
-        })
+        Elsewhere::new(move |x| network.lock().unwrap_or_else(PoisonError::into_inner).run(x))
     }
 
     /// The outputs f32 `[n, channels, height, width]`, on the CPU, for f32 `[n, channels, height,

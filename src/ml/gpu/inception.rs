@@ -1,20 +1,14 @@
-//! Inception on a GPU, in f32 as everywhere: distances are compared between devices. Images are
-//! prepared by candle's operations, on the device on which they are.
+//! Inception as commands for a GPU, in f32 as everywhere: distances are compared between devices.
 
-use super::feature_maps::{Builder, Layer, Map, NetworkOnGpu, Part, Plan};
+use super::feature_maps::{Builder, Layer, Map, Part, Plan};
 use crate::kernels::avg_pool::Pool;
-use crate::models::feature_network::mode::Mode;
-use crate::models::feature_network::{FeatureNetwork, Outputs};
+use crate::models::inception::Inception;
 use crate::models::inception::blocks::{Branch, Mixed, Unit};
-use crate::models::inception::{DIM, Inception, SIDE, describe, prepare};
-use candle_core::{Result, Tensor, bail};
-use erw_gpu::machine::Machine;
+use candle_core::{Result, bail};
 use erw_gpu::program::Type;
-use std::cell::RefCell;
-use std::sync::Arc;
 
-/// Inception for batches of `batch` prepared images `[n, 3, side, side]`: what sFID reads, pooled
-/// features, logits.
+/// Inception for batches of `batch` prepared images `[n, 3, side, side]`, with the outputs that
+/// [`Inception::computed_by`] takes.
 pub fn plan(inception: &Inception, side: usize, batch: usize) -> Plan<'_> {
     Plan::new(batch, Type::F32, move |net| {
         let mut x = net.input([3, side, side]);
@@ -86,45 +80,4 @@ fn mixed(net: &mut Builder, block: &Mixed, x: Map) -> Result<Map> {
     let y = net.beside(&parts)?;
     maps.into_iter().flatten().chain([x]).for_each(|map| net.free(map));
     Ok(y)
-}
-
-/// Inception in the memory of a machine.
-pub struct InceptionOnGpu {
-    mode: Mode,
-    network: RefCell<NetworkOnGpu>,
-}
-
-impl InceptionOnGpu {
-    /// # Errors
-    /// Too little memory.
-    pub fn new(machine: Arc<dyn Machine>, inception: &Inception, batch: usize) -> Result<Self> {
-        let Some(mode) = inception.mode() else { bail!("Inception without a mode") };
-        Ok(Self { mode, network: RefCell::new(plan(inception, SIDE, batch).on(machine)?) })
-    }
-}
-
-impl FeatureNetwork for InceptionOnGpu {
-    fn name(&self) -> &str {
-        Inception::ARCH
-    }
-
-    fn preparation(&self) -> &str {
-        describe(self.mode)
-    }
-
-    fn mode(&self) -> Option<Mode> {
-        Some(self.mode)
-    }
-
-    fn dim(&self) -> usize {
-        DIM
-    }
-
-    fn outputs(&self, images_u8: &Tensor) -> Result<Outputs> {
-        let outputs = self.network.borrow_mut().run(&prepare(self.mode, images_u8)?)?;
-        let [spatial, pool, logits] = &outputs[..] else { bail!("Inception with {} outputs", outputs.len()) };
-        // Height, width, channel: TensorFlow's order.
-        let spatial = spatial.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
-        Ok(Outputs { pool: pool.flatten_from(1)?, spatial: Some(spatial), logits: Some(logits.flatten_from(1)?) })
-    }
 }

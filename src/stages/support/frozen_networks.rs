@@ -10,7 +10,7 @@ use erw_gpu::machine::Machine;
 use erw_gpu::program::Type;
 use erw_ml::gpu::encoder::TransformerPlan;
 use erw_ml::gpu::feature_maps::Plan;
-use erw_ml::gpu::inception::{self, InceptionOnGpu};
+use erw_ml::gpu::inception;
 use erw_ml::gpu::vae;
 use erw_ml::models::encoder::{Encoder, WEIGHTS_FILE};
 use erw_ml::models::feature_network::FeatureNetwork;
@@ -128,9 +128,12 @@ pub fn feature_network(
     match open_kind(dir, mode, &Device::Cpu)? {
         _ if device.is_cpu() => {}
         Opened::Inception(network) => {
-            let memory = inception::plan(&network, SIDE, batch).memory();
-            if let Some(machine) = machine(attempt, guest, memory)? {
-                return Ok(Box::new(InceptionOnGpu::new(machine, &network, batch)?));
+            let placed = {
+                let plan = inception::plan(&network, SIDE, batch);
+                machine(attempt, guest, plan.memory())?.map(|machine| plan.on(machine)).transpose()?
+            };
+            if let Some(placed) = placed {
+                return Ok(Box::new(network.computed_by(placed.elsewhere())));
             }
         }
         Opened::Embedder(network) => {

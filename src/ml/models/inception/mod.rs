@@ -10,13 +10,14 @@
 pub(crate) mod blocks;
 mod input;
 
-pub use input::{SIDE, describe, prepare};
+pub use input::{SIDE, prepare};
 
 use super::feature_network::mode::Mode;
 use super::feature_network::{FeatureNetwork, Outputs};
 use super::state_dict;
 use crate::kernels::avg_pool::{Pool, pool3x3};
 use crate::nn::Linear;
+use crate::nn::elsewhere::Elsewhere;
 use crate::nn::params::{self, Adopted, Frozen, Tensors};
 use blocks::{Mixed, POINT, Unit, mixed_a, mixed_b, mixed_c, mixed_d, mixed_e, same, valid};
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
@@ -66,6 +67,7 @@ pub struct Inception {
     pub(crate) late: Vec<Mixed>,
     /// Without the bias, which the Inception Score leaves out.
     pub(crate) scores: Linear,
+    network: Option<Elsewhere>,
 }
 
 impl Inception {
@@ -108,7 +110,14 @@ impl Inception {
                 mixed_e(2048, Pool::Max, mixed("7c"))?,
             ],
             scores: Linear::new(weight, bias.zeros_like()?),
+            network: None,
         })
+    }
+
+    /// With a network that is computed elsewhere: from prepared images to what sFID reads `[n, 7, 17,
+    /// 17]`, pooled features `[n, 2048, 1, 1]` and logits `[n, 1008, 1, 1]`.
+    pub fn computed_by(self, network: Elsewhere) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// Reads an `inception` artifact. `mode` overrides that of its configuration.
@@ -142,13 +151,19 @@ impl Inception {
 
     /// All outputs for prepared images f32 `[n, 3, 299, 299]`.
     pub fn forward(&self, x: &Tensor) -> Result<Outputs> {
+        // Height, width, channel: TensorFlow's order.
+        let flat = |spatial: &Tensor| spatial.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1);
+        if let Some(network) = &self.network {
+            let [spatial, pool, logits] = network.all(x)?;
+            let (pool, logits) = (pool.flatten_from(1)?, logits.flatten_from(1)?);
+            return Ok(Outputs { pool, spatial: Some(flat(&spatial)?), logits: Some(logits) });
+        }
         let run = |blocks: &[Mixed], x: Tensor| blocks.iter().try_fold(x, |x, b| b.forward(&x));
         let units = |units: &[Unit], x: &Tensor| units.iter().try_fold(x.clone(), |x, u| u.forward(&x));
         let x = pool3x3(&units(&self.stem, x)?, Pool::MaxHalving)?;
         let x = pool3x3(&units(&self.neck, &x)?, Pool::MaxHalving)?;
         let x = run(&self.middle[..Self::MIXED_6D], run(&self.early, x)?)?;
-        // Height, width, channel: TensorFlow's order.
-        let spatial = self.spatial.forward(&x)?.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
+        let spatial = flat(&self.spatial.forward(&x)?)?;
         let x = run(&self.late, run(&self.middle[Self::MIXED_6D..], x)?)?;
         let pool = x.flatten_from(2)?.mean(D::Minus1)?;
         let logits = self.scores.forward(&pool)?;
@@ -162,7 +177,7 @@ impl FeatureNetwork for Inception {
     }
 
     fn preparation(&self) -> &str {
-        describe(self.mode)
+        input::describe(self.mode)
     }
 
     fn mode(&self) -> Option<Mode> {
@@ -178,7 +193,7 @@ impl FeatureNetwork for Inception {
         if count == 0 {
             bail!("cannot compute features of an empty batch");
         }
-        let together = if images_u8.device().is_cpu() { TOGETHER } else { count };
+        let together = if images_u8.device().is_cpu() && self.network.is_none() { TOGETHER } else { count };
         let starts: Vec<usize> = (0..count).step_by(together).collect();
         let part = |start: &usize| {
             self.forward(&prepare(self.mode, &images_u8.narrow(0, *start, together.min(count - start))?)?)
