@@ -8,7 +8,7 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and fails by panicking")]
 
 use candle_core::{DType, Device, Result, Tensor};
-use erw::ml::gpu::feature_maps::Plan;
+use erw::ml::gpu::frozen::Plan;
 use erw::ml::gpu::sit::Recipe;
 use erw::ml::gpu::velocity::{Evaluation, VelocityOnGpu};
 use erw::ml::gpu::vit::{VitEvaluation, VitOnGpu};

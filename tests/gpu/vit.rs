@@ -37,6 +37,10 @@ fn families() -> Vec<(&'static str, VitConfig)> {
                 ..base.clone()
             },
         ),
+        (
+            "DINOv3",
+            VitConfig { rope_theta: Some(100.0), registers: 4, layer_scale: true, ..VitConfig::new(56, 14, 128, 3, 2) },
+        ),
         ("I-JEPA", VitConfig { class_token: false, ..VitConfig::new(56, 14, 160, 2, 2) }),
         ("trained here", VitConfig { exact_gelu: false, ..VitConfig::new(16, 4, 48, 2, 4) }),
     ]

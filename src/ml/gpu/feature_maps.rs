@@ -10,23 +10,18 @@
 //! Does not know which networks there are; [`super::vae`] and [`super::inception`] do.
 
 use super::arena::Arena;
-use super::host;
+use super::map_memory::MapMemory;
 use crate::kernels::avg_pool::Pool;
 use crate::kernels::conv::Padding;
 use crate::kernels::group_norm::{Activation, GroupNorm};
 use crate::kernels::linear::Affine;
-use crate::kernels::with_slices;
 use crate::nn::Linear;
-use crate::nn::elsewhere::Elsewhere;
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use erw_gpu::kernels::convolution::Convolution;
 use erw_gpu::kernels::planes::{self, padded};
 use erw_gpu::kernels::pooling::{Pooling, Windows, mean_of_pixels};
 use erw_gpu::kernels::{group_norm, softmax};
-use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Form, Launch, Matmul, Program, Type};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// A feature map `[batch, height, width, padded(channels)]`.
 #[derive(Debug)]
@@ -70,66 +65,13 @@ struct Slice {
 }
 
 /// Adds the commands of a layer for so many samples.
-type Step = Box<dyn Fn(usize, &mut Program) -> Result<()> + Send>;
+pub type Step = Box<dyn Fn(usize, &mut Program) -> Result<()> + Send>;
 
 /// Where a parameter goes, with the kernel's order and type.
-struct Parameter {
-    at: Address,
-    tensor: Tensor,
-    ty: Type,
-}
-
-/// Memory that is handed out and given back, each time the first gap that is large enough.
-struct Scratch {
-    base: Address,
-    /// Length of each gap, by its first byte.
-    gaps: BTreeMap<usize, usize>,
-    /// Bytes that were ever in use.
-    end: usize,
-}
-
-impl Scratch {
-    fn take(&mut self, bytes: usize) -> Address {
-        let gap = self.gaps.iter().find(|(_, length)| **length >= bytes).map(|(first, length)| (*first, *length));
-        let first = match gap {
-            Some((first, length)) => {
-                self.gaps.remove(&first);
-                if length > bytes {
-                    self.gaps.insert(first + bytes, length - bytes);
-                }
-                first
-            }
-            // The last gap grows, if it reaches the end.
-            None => {
-                let last = self.gaps.last_key_value().map(|(first, length)| (*first, *length));
-                let first = match last {
-                    Some((first, length)) if first + length == self.end => {
-                        self.gaps.remove(&first);
-                        first
-                    }
-                    _ => self.end,
-                };
-                self.end = first + bytes;
-                first
-            }
-        };
-        self.base.offset(first)
-    }
-
-    fn give_back(&mut self, at: Address, bytes: usize) {
-        let (mut first, mut length) = ((at.0 - self.base.0) as usize, bytes);
-        if let Some(after) = self.gaps.remove(&(first + length)) {
-            length += after;
-        }
-        if let Some((before, of_it)) = self.gaps.range(..first).next_back().map(|(a, b)| (*a, *b))
-            && before + of_it == first
-        {
-            self.gaps.remove(&before);
-            first = before;
-            length += of_it;
-        }
-        self.gaps.insert(first, length);
-    }
+pub struct Parameter {
+    pub at: Address,
+    pub tensor: Tensor,
+    pub ty: Type,
 }
 
 /// Takes the layers of a network, in order.
@@ -137,21 +79,22 @@ pub struct Builder {
     ty: Type,
     /// Samples of the largest batch.
     batch: usize,
-    weights: Arena,
-    scratch: Scratch,
-    parameters: Vec<Parameter>,
-    steps: Vec<Step>,
+    pub weights: Arena,
+    pub memory: MapMemory,
+    pub parameters: Vec<Parameter>,
+    pub steps: Vec<Step>,
     /// Planes f32 of the input, and `[channels, height, width]`.
-    input: Option<(Address, [usize; 3])>,
+    pub input: Option<(Address, [usize; 3])>,
     /// Planes f32 of each output.
-    outputs: Vec<(Address, [usize; 3])>,
+    pub outputs: Vec<(Address, [usize; 3])>,
 }
 
 impl Builder {
-    fn new(ty: Type, batch: usize, weights: Address, scratch: Address) -> Self {
-        let scratch = Scratch { base: scratch, gaps: BTreeMap::new(), end: 0 };
+    /// With space for weights and maps from these addresses on.
+    pub fn new(ty: Type, batch: usize, weights: Address, maps: Address) -> Self {
+        let memory = MapMemory::at(maps);
         let weights = Arena::at(weights);
-        Self { ty, batch, weights, scratch, parameters: vec![], steps: vec![], input: None, outputs: vec![] }
+        Self { ty, batch, weights, memory, parameters: vec![], steps: vec![], input: None, outputs: vec![] }
     }
 
     fn bytes(&self, numbers: usize, ty: Type) -> usize {
@@ -161,13 +104,13 @@ impl Builder {
     fn map(&mut self, height: usize, width: usize, channels: usize) -> Map {
         let map = Map { at: Address::NULL, height, width, channels };
         let bytes = self.bytes(map.count(), self.ty);
-        Map { at: self.scratch.take(bytes), ..map }
+        Map { at: self.memory.take(bytes), ..map }
     }
 
     /// Gives the memory of a map back.
     pub fn free(&mut self, map: Map) {
         let bytes = self.bytes(map.count(), self.ty);
-        self.scratch.give_back(map.at, bytes);
+        self.memory.give_back(map.at, bytes);
     }
 
     /// A parameter in the order of the kernels, padded in its first and last dimension.
@@ -196,12 +139,12 @@ impl Builder {
     /// What goes into the network, f32 `[samples, channels, height, width]`.
     pub fn input(&mut self, [channels, height, width]: [usize; 3]) -> Map {
         let bytes = self.bytes(channels * height * width, Type::F32);
-        let from = self.scratch.take(bytes);
+        let from = self.memory.take(bytes);
         let map = self.map(height, width, channels);
         let (at, ty) = (map.at, self.ty);
         self.launch(move |n| planes::channels_last(from, at, [n, channels, height * width], ty));
         self.input = Some((from, [channels, height, width]));
-        self.scratch.give_back(from, bytes);
+        self.memory.give_back(from, bytes);
         map
     }
 
@@ -209,7 +152,7 @@ impl Builder {
     pub fn output(&mut self, map: &Map) {
         let Map { at, height, width, channels } = *map;
         let bytes = self.bytes(channels * height * width, Type::F32);
-        let (to, ty) = (self.scratch.take(bytes), self.ty);
+        let (to, ty) = (self.memory.take(bytes), self.ty);
         self.launch(move |n| planes::planes(at, to, [n, channels, height * width], ty));
         self.outputs.push((to, [channels, height, width]));
     }
@@ -307,14 +250,14 @@ impl Builder {
             ty: self.ty,
         };
         let bytes = (launches.space() * Type::F32.size()).next_multiple_of(256);
-        let launches = group_norm::GroupNorm { space: self.scratch.take(bytes), ..launches };
+        let launches = group_norm::GroupNorm { space: self.memory.take(bytes), ..launches };
         launches.launches()?;
         self.step(move |samples, program| {
             let launches = group_norm::GroupNorm { samples, ..launches }.launches()?;
             launches.into_iter().for_each(|launch| program.launch(launch));
             Ok(())
         });
-        self.scratch.give_back(launches.space, bytes);
+        self.memory.give_back(launches.space, bytes);
         Ok(())
     }
 
@@ -331,8 +274,8 @@ impl Builder {
         let [queries, keys, values] = [self.linear(q, &h, None)?, self.linear(k, &h, None)?, self.linear(v, &h, None)?];
         let (ty, scale) = (self.ty, 1.0 / (h.channels as f64).sqrt());
         let bytes = |ty: Type| (pixels * pixels * ty.size()).next_multiple_of(256);
-        let scores = self.scratch.take(bytes(Type::F32));
-        let shares = if ty == Type::F32 { scores } else { self.scratch.take(bytes(ty)) };
+        let scores = self.memory.take(bytes(Type::F32));
+        let shares = if ty == Type::F32 { scores } else { self.memory.take(bytes(ty)) };
         let [of_q, of_k, of_v, mixed] = [queries.at, keys.at, values.at, h.at];
         self.step(move |samples, program| {
             for sample in 0..samples {
@@ -346,9 +289,9 @@ impl Builder {
             }
             Ok(())
         });
-        self.scratch.give_back(scores, bytes(Type::F32));
+        self.memory.give_back(scores, bytes(Type::F32));
         if shares != scores {
-            self.scratch.give_back(shares, bytes(ty));
+            self.memory.give_back(shares, bytes(ty));
         }
         [queries, keys, values].into_iter().for_each(|map| self.free(map));
         let y = self.linear(out, &h, Some(x))?;
@@ -455,129 +398,5 @@ fn shapes(layer: &Layer, x: &Map) -> Result<([usize; 2], usize)> {
     match (out, channels == x.channels) {
         ((Some(height), Some(width)), true) => Ok(([height, width], outputs)),
         _ => bail!("a convolution {:?} of maps {} x {} x {}", layer.weight.dims(), x.height, x.width, x.channels),
-    }
-}
-
-/// Says all layers of a network.
-type Layers<'a> = dyn Fn(&mut Builder) -> Result<()> + 'a;
-
-/// A network before it is on a machine.
-pub struct Plan<'a> {
-    layers: Box<Layers<'a>>,
-    batch: usize,
-    ty: Type,
-}
-
-impl<'a> Plan<'a> {
-    /// For batches of `batch` samples, with products of type `ty`. `layers` says the layers to the
-    /// builder.
-    pub fn new(batch: usize, ty: Type, layers: impl Fn(&mut Builder) -> Result<()> + 'a) -> Self {
-        Self { layers: Box::new(layers), batch, ty }
-    }
-
-    fn build(&self, weights: Address, scratch: Address) -> Result<Builder> {
-        let mut builder = Builder::new(self.ty, self.batch, weights, scratch);
-        (self.layers)(&mut builder)?;
-        Ok(builder)
-    }
-
-    /// Bytes of the weights, and of the maps.
-    fn parts(&self) -> Result<[usize; 2]> {
-        // Addresses that nobody uses.
-        let somewhere = Address(256);
-        let built = self.build(somewhere, somewhere)?;
-        Ok([built.weights.bytes(), built.scratch.end])
-    }
-
-    /// Bytes of GPU memory that it takes.
-    ///
-    /// # Errors
-    /// A network that the kernels do not cover; the message names why.
-    pub fn memory(&self) -> Result<usize> {
-        self.parts().map(|parts| parts.iter().sum())
-    }
-
-    /// Lays out memory and writes the weights.
-    ///
-    /// # Errors
-    /// A network that is not covered; too little memory.
-    pub fn on(&self, machine: Arc<dyn Machine>) -> Result<NetworkOnGpu> {
-        let [weights, maps] = self.parts()?;
-        let base = machine.allocate(weights + maps)?;
-        let Builder { steps, parameters, input, outputs, .. } = self.build(base, base.offset(weights))?;
-        for Parameter { at, tensor, ty } in parameters {
-            let tensor = in_kernel_order(&tensor)?;
-            with_slices([&tensor], |[numbers]| machine.write(at, &ty.encode(numbers)))??;
-        }
-        let Some(input) = input else { bail!("a network without an input") };
-        Ok(NetworkOnGpu { machine, batch: self.batch, steps, input, outputs, programs: BTreeMap::new() })
-    }
-}
-
-/// f32 on the CPU, padded with zeros in the first and last dimension.
-fn in_kernel_order(tensor: &Tensor) -> Result<Tensor> {
-    let mut tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-    let last = tensor.rank().saturating_sub(1);
-    for i in [0, last] {
-        let count = tensor.dim(i)?;
-        tensor = tensor.pad_with_zeros(i, 0, padded(count) - count)?;
-    }
-    tensor.contiguous()
-}
-
-/// A network in the memory of a machine.
-pub struct NetworkOnGpu {
-    machine: Arc<dyn Machine>,
-    batch: usize,
-    steps: Vec<Step>,
-    input: (Address, [usize; 3]),
-    outputs: Vec<(Address, [usize; 3])>,
-    /// By the number of samples: the last batch may be smaller.
-    programs: BTreeMap<usize, Program>,
-}
-
-impl NetworkOnGpu {
-    /// For the network that has this part.
-    pub fn elsewhere(self) -> Elsewhere {
-        let network = Mutex::new(self);
-        Elsewhere::new(move |x| network.lock().unwrap_or_else(PoisonError::into_inner).run(x))
-    }
-
-    /// The outputs f32 `[n, channels, height, width]`, on the CPU, for f32 `[n, channels, height,
-    /// width]`: a batch at a time, any number of samples.
-    ///
-    /// # Errors
-    /// Another size than that of the plan.
-    pub fn run(&mut self, x: &Tensor) -> Result<Vec<Tensor>> {
-        let [channels, height, width] = self.input.1;
-        let samples = x.dims().first().copied().unwrap_or(0);
-        if x.dims() != [samples, channels, height, width] || samples == 0 {
-            bail!("a network on maps {:?}, where memory is for {:?}", x.dims(), self.input.1);
-        }
-        let mut outputs: Vec<Vec<f32>> = vec![vec![]; self.outputs.len()];
-        for start in (0..samples).step_by(self.batch) {
-            let count = self.batch.min(samples - start);
-            self.run_batch(&x.narrow(0, start, count)?, count, &mut outputs)?;
-        }
-        let tensor = |(numbers, (_, [channels, height, width])): (Vec<f32>, &(Address, [usize; 3]))| {
-            Tensor::from_vec(numbers, (samples, *channels, *height, *width), &Device::Cpu)
-        };
-        outputs.into_iter().zip(&self.outputs).map(tensor).collect()
-    }
-
-    fn run_batch(&mut self, x: &Tensor, samples: usize, outputs: &mut [Vec<f32>]) -> Result<()> {
-        if !self.programs.contains_key(&samples) {
-            let mut program = Program::default();
-            self.steps.iter().try_for_each(|step| step(samples, &mut program))?;
-            self.programs.insert(samples, program);
-        }
-        host::write_tensor(&*self.machine, self.input.0, x)?;
-        self.machine.run(&self.programs[&samples])?;
-        for (all, (at, sizes)) in outputs.iter_mut().zip(&self.outputs) {
-            let before = all.len();
-            all.resize(before + samples * sizes.iter().product::<usize>(), 0.0);
-            self.machine.read(*at, bytemuck::cast_slice_mut(&mut all[before..]))?;
-        }
-        Ok(())
     }
 }

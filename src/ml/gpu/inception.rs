@@ -1,6 +1,7 @@
 //! Inception as commands for a GPU, in f32 as everywhere: distances are compared between devices.
 
-use super::feature_maps::{Builder, Layer, Map, Part, Plan};
+use super::feature_maps::{Builder, Layer, Map, Part};
+use super::frozen::Plan;
 use crate::kernels::avg_pool::Pool;
 use crate::models::inception::Inception;
 use crate::models::inception::blocks::{Branch, Mixed, Unit};

@@ -16,7 +16,9 @@
 //! reduction       sums over ranks, from GPU to GPU
 //! velocity        the network in a GPU's memory, for sampling
 //! vit, encoder    a frozen vision transformer, and the encoder that it is part of
-//! feature_maps    networks with convolutions, forward
+//! feature_maps    the layers of networks with convolutions, forward
+//! map_memory      memory of their maps
+//! frozen          such a network, before it is on a machine and there
 //! vae, inception  such networks
 //! host            tensors to a GPU's memory
 //! ```
@@ -32,10 +34,12 @@ mod class_token;
 pub mod encoder;
 pub mod feature_maps;
 pub mod forward;
+pub mod frozen;
 pub mod host;
 pub mod inception;
 pub mod layers;
 pub mod layout;
+mod map_memory;
 mod micro_batch;
 mod projector;
 pub mod reduction;

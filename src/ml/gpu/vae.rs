@@ -1,7 +1,8 @@
 //! Encoder and decoder of an autoencoder as commands for a GPU. Does not know how latents are
 //! scaled.
 
-use super::feature_maps::{Builder, Layer, Map, Plan};
+use super::feature_maps::{Builder, Layer, Map};
+use super::frozen::Plan;
 use crate::kernels::conv::Conv2d;
 use crate::models::vae::AutoencoderKl;
 use crate::models::vae::blocks::{Attention, Level, Middle, Resize, Resnet};

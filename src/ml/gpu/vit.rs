@@ -19,6 +19,7 @@ use erw_gpu::kernels::activation::{self, Pass, SwiGlu};
 use erw_gpu::kernels::attention::Attention;
 use erw_gpu::kernels::boundary::{self, LayerNorm};
 use erw_gpu::kernels::embedding::{self, AddPositions, Image};
+use erw_gpu::kernels::qk_norm_rope::{self, Shape, Steps, Tables};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Form, Matmul, Program, Type};
 use std::collections::BTreeMap;
@@ -44,9 +45,6 @@ impl VitEvaluation {
         c.check()?;
         if [c.dim, c.mlp_dim, 3 * c.patch_size * c.patch_size].iter().any(|width| !width.is_multiple_of(4)) {
             bail!("a width that is not a multiple of 4");
-        }
-        if c.rope_theta.is_some() {
-            bail!("a transformer with rotary positions");
         }
         if c.dim / c.heads > 256 {
             bail!("a head dimension of {}", c.dim / c.heads);
@@ -144,6 +142,8 @@ struct Space {
     norm: Option<Norm>,
     /// Of [`VitEvaluation::table`].
     table: Address,
+    /// Cosines and sines f32 `[tokens, D of a head]`, with rotary positions.
+    rope: Option<Tables>,
     /// f32 `[D]`
     ones: Address,
     images: Address,
@@ -203,6 +203,10 @@ impl Space {
             norm: if c.final_norm { Some(norm("norm")?) } else { None },
             blocks,
             table: arena.take(evaluation.tokens() * c.dim, TY),
+            rope: c.rope_theta.map(|_| {
+                let count = evaluation.tokens() * c.dim / c.heads;
+                Tables { cos: arena.take(count, TY), sin: arena.take(count, TY) }
+            }),
             ones,
             images: arena.take(image, TY),
             patches: arena.take(image, TY),
@@ -253,6 +257,10 @@ impl Space {
             let x_out = if above.is_some() { self.x } else { Address::NULL };
             program.launch(norm(self.x, above, block.norms[0], x_out, self.h)?);
             self.weights.forward(&mut program, &block.qkv, self.h, self.wide, rows)?;
+            if let Some(tables) = self.rope {
+                let steps = Steps { norms: None, rope: Some(tables), eps: 0.0 };
+                program.launch(qk_norm_rope::forward(self.heads(rows), &steps, self.wide, self.wide)?);
+            }
             program.launch(self.attention(&evaluation).forward()?);
             self.weights.forward(&mut program, &block.proj, self.h, self.y, rows)?;
             program.launch(norm(self.x, Some((self.y, block.scales[0])), block.norms[1], self.x, self.h)?);
@@ -265,6 +273,12 @@ impl Space {
             None => norm(self.x, above, Norm { weight: self.ones, bias: self.ones }, self.out, self.h)?,
         });
         Ok(program)
+    }
+
+    /// Queries, keys and values of so many rows.
+    fn heads(&self, rows: usize) -> Shape {
+        let VitConfig { heads, dim, .. } = self.evaluation.config;
+        Shape { rows, tokens: self.evaluation.tokens(), heads, dim: dim / heads, ty: TY }
     }
 
     fn attention(&self, evaluation: &VitEvaluation) -> Attention {
@@ -304,6 +318,24 @@ impl Space {
     }
 }
 
+/// The kernel turns neighbours of a head, these transformers turn number i with i + d / 2: the rows that
+/// make queries and keys change places, all in the same way, by which their products stay.
+fn with_neighbours(config: &VitConfig, tensors: &Tensors) -> Result<Tensors> {
+    let d = config.dim / config.heads;
+    let from = |row: usize| match row < 2 * config.dim {
+        true => row / d * d + row % 2 * (d / 2) + row % d / 2,
+        false => row,
+    };
+    let rows: Vec<u32> = (0..3 * config.dim).map(|row| from(row) as u32).collect();
+    let rows = Tensor::new(rows, &Device::Cpu)?;
+    let moved = |(name, tensor): (&String, &Tensor)| {
+        let is_moved = name.ends_with(".attn.qkv.weight") || name.ends_with(".attn.qkv.bias");
+        let tensor = if is_moved { tensor.to_device(&Device::Cpu)?.index_select(&rows, 0)? } else { tensor.clone() };
+        Ok((name.clone(), tensor))
+    };
+    tensors.iter().map(moved).collect()
+}
+
 /// A vision transformer in the memory of a machine.
 pub struct VitOnGpu {
     machine: Arc<dyn Machine>,
@@ -327,7 +359,19 @@ impl VitOnGpu {
         let layout = evaluation.layout()?;
         let base = machine.allocate(evaluation.memory()?)?;
         let space = Space::new(evaluation, &layout, &mut Arena::at(base))?;
-        host::write_frozen(&*machine, &space.weights, &layout, tensors)?;
+        match space.rope {
+            None => host::write_frozen(&*machine, &space.weights, &layout, tensors)?,
+            Some(tables) => {
+                let config = &evaluation.config;
+                host::write_frozen(&*machine, &space.weights, &layout, &with_neighbours(config, tensors)?)?;
+                let Some((cos, sin)) = config.rope(evaluation.grid * evaluation.grid, &Device::Cpu)? else {
+                    bail!("rotary positions without tables")
+                };
+                for (to, table) in [(tables.cos, cos), (tables.sin, sin)] {
+                    host::write_tensor(&*machine, to, &Tensor::stack(&[&table, &table], 2)?)?;
+                }
+            }
+        }
         host::write_tensor(&*machine, space.table, &evaluation.table(tensors, positions)?)?;
         host::write(&*machine, space.ones, &vec![1f32; evaluation.config.dim])?;
         Ok(Self { machine, space, programs: BTreeMap::new() })

@@ -134,6 +134,31 @@ impl VitConfig {
         }
         Ok(())
     }
+
+    /// Cosines and sines `[prefix + T, D / 2 of a head]` by which queries and keys of a square grid of
+    /// `count` patches are turned, half of the planes by the row and half by the column. As in
+    /// DINOv3, the grid spans -1 to 1 whatever its size, positions are the centres of patches, and
+    /// angles are 2 pi position / theta^(4 i / D). Tokens before the patches are not turned.
+    pub(crate) fn rope(&self, count: usize, device: &candle_core::Device) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(theta) = self.rope_theta else { return Ok(None) };
+        let (grid, planes) = (count.isqrt(), self.dim / self.heads / 4);
+        if grid * grid != count {
+            bail!("rotary positions are for square images, not for {count} patches");
+        }
+        let mut angles = vec![0f64; self.prefix() * 2 * planes];
+        for patch in 0..count {
+            for index in [patch / grid, patch % grid] {
+                let position = 2.0 * (index as f64 + 0.5) / grid as f64 - 1.0;
+                let angle = |i: usize| TAU * position / theta.powf(i as f64 / planes as f64);
+                angles.extend((0..planes).map(angle));
+            }
+        }
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
+            Tensor::from_vec(values, (self.prefix() + count, 2 * planes), device)
+        };
+        Ok(Some((table(f64::cos)?, table(f64::sin)?)))
+    }
 }
 
 /// A vision transformer whose parameters come from a `VarBuilder`: trainable or loaded.
@@ -245,7 +270,7 @@ impl Vit {
         if let Some(norm) = &self.norm_pre {
             x = norm.forward(&x)?;
         }
-        let (prefix, rope) = (self.config.prefix(), self.rope(count, x.device())?);
+        let (prefix, rope) = (self.config.prefix(), self.config.rope(count, x.device())?);
         for (i, block) in self.blocks.iter().enumerate() {
             for (slot, _) in scores.iter_mut().zip(blocks).filter(|(_, b)| **b == i + 1) {
                 let all = nn::attention_scores(&block.qkv(&x, rope.as_ref())?, block.heads)?;
@@ -258,31 +283,6 @@ impl Vit {
             None => x,
         };
         Ok((x, scores.into_iter().flatten().collect()))
-    }
-
-    /// Cosines and sines `[prefix + T, D / 2 of a head]` by which queries and keys of a square grid of
-    /// `count` patches are turned, half of the planes by the row and half by the column. As in
-    /// DINOv3, the grid spans -1 to 1 whatever its size, positions are the centres of patches, and
-    /// angles are 2 pi position / theta^(4 i / D). Tokens before the patches are not turned.
-    fn rope(&self, count: usize, device: &candle_core::Device) -> Result<Option<(Tensor, Tensor)>> {
-        let Some(theta) = self.config.rope_theta else { return Ok(None) };
-        let (grid, planes) = (count.isqrt(), self.config.dim / self.config.heads / 4);
-        if grid * grid != count {
-            bail!("rotary positions are for square images, not for {count} patches");
-        }
-        let mut angles = vec![0f64; self.config.prefix() * 2 * planes];
-        for patch in 0..count {
-            for index in [patch / grid, patch % grid] {
-                let position = 2.0 * (index as f64 + 0.5) / grid as f64 - 1.0;
-                let angle = |i: usize| TAU * position / theta.powf(i as f64 / planes as f64);
-                angles.extend((0..planes).map(angle));
-            }
-        }
-        let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
-            Tensor::from_vec(values, (self.config.prefix() + count, 2 * planes), device)
-        };
-        Ok(Some((table(f64::cos)?, table(f64::sin)?)))
     }
 
     /// Patch tokens `[n, T, D]` of images `[n, 3, S, S]` of its own size, row by row of the grid.

@@ -9,7 +9,7 @@ use erw_base::error::Result;
 use erw_gpu::machine::Machine;
 use erw_gpu::program::Type;
 use erw_ml::gpu::encoder::TransformerPlan;
-use erw_ml::gpu::feature_maps::Plan;
+use erw_ml::gpu::frozen::Plan;
 use erw_ml::gpu::inception;
 use erw_ml::gpu::vae;
 use erw_ml::models::encoder::{Encoder, WEIGHTS_FILE};
