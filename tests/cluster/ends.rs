@@ -125,7 +125,7 @@ fn a_preempted_job_goes_on_from_its_checkpoint() {
 fn a_job_that_is_deaf_to_its_preemption_goes_on_from_its_checkpoint() {
     let Some(cluster) = Cluster::start() else { return };
     for partition in ["scavenge", "reaper"] {
-        preempt(&cluster, partition, 200, "");
+        preempt(&cluster, partition, 300, "");
     }
 }
 

@@ -82,6 +82,28 @@ fn a_requeued_job_without_a_run_is_cancelled() {
     is_done_once(&cluster, &space, 100);
 }
 
+/// Requeued when its stage has come to its end, as by a preemption that began before.
+#[test]
+fn what_is_done_is_not_done_again_after_a_requeue() {
+    let Some(cluster) = Cluster::start() else { return };
+    let space = count(30);
+    // The job outlives its stage.
+    space.write("erw.toml", "[default]\nsetup = [\"trap 'sleep 20' EXIT\"]\n");
+    orphan(&cluster, &space);
+    until("its report", || {
+        let work = walkdir::WalkDir::new(space.path("cache/v1/work")).into_iter().flatten();
+        work.into_iter().any(|entry| entry.file_name() == "attempt-1.end.json")
+    });
+    cluster.tell(&["scontrol", "requeue", &cluster.jobs()[0].0]);
+    until("the queue to be empty", || {
+        cluster.hurry();
+        cluster.jobs().is_empty()
+    });
+    cluster.run(&space, &[]).expect(0);
+    assert_eq!(lines(&space, "start"), 1);
+    is_done_once(&cluster, &space, 30);
+}
+
 /// The run sees a file, from whichever host that is written.
 #[test]
 fn a_run_that_lives_is_stopped_with_its_jobs() {

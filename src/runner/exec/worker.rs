@@ -59,6 +59,9 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
     let job: Job = serde_json::from_slice(&text).map_err(|e| Error::io("parse", job_file, e.into()))?;
     let rank = job.numbering.rank(job.ranks)?;
     let _ = JOB.set((job.clone(), rank));
+    if job.detached && is_done(&job) {
+        return Ok(0);
+    }
     if rank > 0 {
         return follow(job, rank, registry, stop);
     }
@@ -80,6 +83,12 @@ pub fn serve(job_file: &Path, registry: Registry) -> Result<i32> {
         AttemptEnd::Suspended => SUSPENDED,
         _ => 1,
     })
+}
+
+/// Whether an earlier start of the same job came to its end. A scheduler starts a job again whose
+/// preemption began while it did.
+fn is_done(job: &Job) -> bool {
+    matches!(AttemptReport::read(job), Ok(Some(AttemptReport { end: AttemptEnd::Done, .. })))
 }
 
 /// What a worker holds that outlives its runner. No other one works at the same key meanwhile: a
