@@ -19,20 +19,20 @@ part() { # SECONDS NAME COMMAND…
 }
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv | tee "$out/card.txt"
 part 30 check "$bench" check
-part 60 kernels "$tests" gpu:: --skip training --test-threads 1
+part 40 kernels "$tests" gpu:: --skip training --test-threads 1
 part 60 training "$tests" gpu::training --test-threads 1
 part 40 ceilings "$bench" ceilings
-part 120 steps "$bench" steps
+part 90 steps "$bench" steps
 part 60 sampling "$bench" sampling
 part 60 products "$bench" products
 part 40 passes "$bench" passes
 part 60 frozen "$bench" frozen
 if python3 -c 'import torch' 2>/dev/null; then
     part 60 networks env DEVICE=cuda python3 "$(dirname "$0")/pytorch/networks.py" dinov2-b vae-encode vae-decode inception
-    part 120 pytorch python3 "$(dirname "$0")/pytorch/train_step.py" bf16-s/2 bf16-b/2 bf16-xl/2
-    part 150 compiled python3 "$(dirname "$0")/pytorch/train_step.py" compiled-s/2 compiled-b/2 compiled-xl/2
+    part 60 pytorch python3 "$(dirname "$0")/pytorch/train_step.py" bf16-s/2 bf16-b/2 bf16-xl/2
+    part 90 compiled python3 "$(dirname "$0")/pytorch/train_step.py" compiled-s/2 compiled-b/2 compiled-xl/2
 fi
 if command -v compute-sanitizer >/dev/null; then
-    part 60 racecheck compute-sanitizer --tool racecheck "$tests" gpu::attention --test-threads 1
+    part 40 racecheck compute-sanitizer --tool racecheck "$tests" gpu::attention gpu::convolution gpu::group_norm gpu::softmax gpu::pairs --test-threads 1
 fi
 cat "$out"/{check,ceilings,steps,sampling,products,passes,frozen}.log "$out/summary.txt"

@@ -8,7 +8,7 @@ use erw_base::error::{Error, Result};
 use erw_runner::exec::resources::Limits;
 use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::settings::{LauncherName, Settings};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,28 +42,31 @@ pub fn check(planned: &Planned, pipeline: &Pipeline, settings: &Settings) -> Res
 
 /// Bytes of the largest of these GPUs; `None` if the driver does not say.
 fn largest(gpus: &[String]) -> Option<u64> {
-    let mut child = Command::new("nvidia-smi")
-        .args(["--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", &gpus.join(",")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
+    let mut command = Command::new("nvidia-smi");
+    command.args(["--query-gpu=memory.total", "--format=csv,noheader,nounits"]);
+    // CUDA's numbers are not those of this program, which counts by the bus: then all are asked.
+    let by_bus = std::env::var_os("CUDA_DEVICE_ORDER").is_some_and(|order| order == "PCI_BUS_ID");
+    if by_bus || gpus.iter().all(|gpu| gpu.starts_with("GPU-")) {
+        command.args(["-i", &gpus.join(",")]);
+    }
+    let mut said = tempfile::tempfile().ok()?;
+    let to = said.try_clone().ok()?;
+    let mut child = command.stdin(Stdio::null()).stdout(to).stderr(Stdio::null()).spawn().ok()?;
     let began = Instant::now();
     let status = loop {
         match child.try_wait().ok()? {
             Some(status) => break status,
             None if began.elapsed() > LIMIT => {
+                // Not waited for: a process that hangs in the driver does not die.
                 let _ = child.kill();
-                let _ = child.wait();
                 return None;
             }
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     };
-    let mut said = String::new();
-    child.stdout.take()?.read_to_string(&mut said).ok()?;
-    let mebibytes = said.lines().map(|line| line.trim().parse::<u64>().ok());
+    let mut text = String::new();
+    said.rewind().and_then(|()| said.read_to_string(&mut text)).ok()?;
+    let mebibytes = text.lines().map(|line| line.trim().parse::<u64>().ok());
     let most = mebibytes.collect::<Option<Vec<u64>>>()?.into_iter().max()?;
     status.success().then_some(most << 20)
 }

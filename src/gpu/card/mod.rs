@@ -112,6 +112,11 @@ impl Card {
         Ok((name, free, all))
     }
 
+    /// For this thread, which may not be the one that opened the card.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(driver("using the GPU"))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,6 +197,7 @@ impl Machine for Card {
     }
 
     fn write(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.bind()?;
         let mut state = self.lock();
         for (i, part) in bytes.chunks(STAGING).enumerate() {
             let Staging { buffer, copied } = self.staging(&mut state.staging, part.len())?;
@@ -207,12 +213,14 @@ impl Machine for Card {
     }
 
     fn read(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.bind()?;
         #[allow(unsafe_code, reason = "waits for the copy before the borrow ends")]
         let copy = unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream.cu_stream()) };
         copy.and_then(|()| self.stream.synchronize()).map_err(driver("copying from the GPU"))
     }
 
     fn run(&self, program: &Program) -> Result<()> {
+        self.bind()?;
         let mut state = self.lock();
         let mut replay = state.replays.remove(&program.number()).unwrap_or_default();
         replay.runs = replay.runs.saturating_add(1);

@@ -169,6 +169,16 @@ impl Builder {
         Ok(y)
     }
 
+    /// The same of a map that is not needed afterwards.
+    ///
+    /// # Errors
+    /// As [`convolution`](Self::convolution).
+    pub fn convolved(&mut self, layer: &Layer, x: Map) -> Result<Map> {
+        let y = self.convolution(layer, &x, None)?;
+        self.free(x);
+        Ok(y)
+    }
+
     fn convolution_to(&mut self, layer: &Layer, x: &Map, residual: Address, to: Slice) -> Result<()> {
         let (out, outputs) = shapes(layer, x)?;
         let dims = layer.weight.dims();

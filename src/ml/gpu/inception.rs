@@ -15,7 +15,7 @@ pub fn plan(inception: &Inception, side: usize, batch: usize) -> Plan<'_> {
         let mut x = net.input([3, side, side]);
         for units in [&inception.stem[..], &inception.neck[..]] {
             for unit in units {
-                x = convolved(net, &layer(unit), x)?;
+                x = net.convolved(&layer(unit), x)?;
             }
             let y = net.pool(Pool::MaxHalving, &x)?;
             net.free(std::mem::replace(&mut x, y));
@@ -41,13 +41,6 @@ pub fn plan(inception: &Inception, side: usize, batch: usize) -> Plan<'_> {
 fn layer(unit: &Unit) -> Layer<'_> {
     let (stride, padding) = unit.geometry();
     Layer { weight: &unit.weight, bias: Some(&unit.bias), stride, padding, relu: true, upsample: false }
-}
-
-/// The convolution of a map that is not needed afterwards.
-fn convolved(net: &mut Builder, layer: &Layer, x: Map) -> Result<Map> {
-    let y = net.convolution(layer, &x, None)?;
-    net.free(x);
-    Ok(y)
 }
 
 /// A block. Of each branch the last layers write beside those of the others.

@@ -14,16 +14,16 @@ pub fn decoder(vae: &AutoencoderKl, [height, width]: [usize; 2], batch: usize, t
     Plan::new(batch, ty, move |net| {
         let mut x = net.input([vae.config().latent_channels, height, width]);
         if let Some(conv) = &vae.post_quant {
-            x = convolved(net, conv, x)?;
+            x = net.convolved(&layer(conv), x)?;
         }
         let decoder = &vae.decoder;
-        x = convolved(net, &decoder.conv_in, x)?;
+        x = net.convolved(&layer(&decoder.conv_in), x)?;
         x = middle(net, &decoder.middle, x)?;
         for each in &decoder.levels {
             x = level(net, each, x)?;
         }
         net.norm_in_place(&decoder.norm, &x)?;
-        x = convolved(net, &decoder.conv_out, x)?;
+        x = net.convolved(&layer(&decoder.conv_out), x)?;
         net.output(&x);
         Ok(())
     })
@@ -35,15 +35,15 @@ pub fn encoder(vae: &AutoencoderKl, [height, width]: [usize; 2], batch: usize, t
     Plan::new(batch, ty, move |net| {
         let mut x = net.input([vae.config().in_channels, height, width]);
         let encoder = &vae.encoder;
-        x = convolved(net, &encoder.conv_in, x)?;
+        x = net.convolved(&layer(&encoder.conv_in), x)?;
         for each in &encoder.levels {
             x = level(net, each, x)?;
         }
         x = middle(net, &encoder.middle, x)?;
         net.norm_in_place(&encoder.norm, &x)?;
-        x = convolved(net, &encoder.conv_out, x)?;
+        x = net.convolved(&layer(&encoder.conv_out), x)?;
         if let Some(conv) = &vae.quant {
-            x = convolved(net, conv, x)?;
+            x = net.convolved(&layer(conv), x)?;
         }
         net.output(&x);
         Ok(())
@@ -61,19 +61,12 @@ fn layer(conv: &Conv2d) -> Layer<'_> {
     }
 }
 
-/// The convolution of a map that is not needed afterwards.
-fn convolved(net: &mut Builder, conv: &Conv2d, x: Map) -> Result<Map> {
-    let y = net.convolution(&layer(conv), &x, None)?;
-    net.free(x);
-    Ok(y)
-}
-
 fn resnet(net: &mut Builder, resnet: &Resnet, x: Map) -> Result<Map> {
     let h = net.norm(&resnet.norm1, &x)?;
-    let h = convolved(net, &resnet.conv1, h)?;
+    let h = net.convolved(&layer(&resnet.conv1), h)?;
     net.norm_in_place(&resnet.norm2, &h)?;
     let x = match &resnet.shortcut {
-        Some(conv) => convolved(net, conv, x)?,
+        Some(conv) => net.convolved(&layer(conv), x)?,
         None => x,
     };
     let y = net.convolution(&layer(&resnet.conv2), &h, Some(&x))?;
@@ -108,11 +101,7 @@ fn level(net: &mut Builder, level: &Level, mut x: Map) -> Result<Map> {
     }
     match &level.resize {
         Resize::Keep => Ok(x),
-        Resize::Halve(conv) => convolved(net, conv, x),
-        Resize::Double(conv) => {
-            let y = net.convolution(&Layer { upsample: true, ..layer(conv) }, &x, None)?;
-            net.free(x);
-            Ok(y)
-        }
+        Resize::Halve(conv) => net.convolved(&layer(conv), x),
+        Resize::Double(conv) => net.convolved(&Layer { upsample: true, ..layer(conv) }, x),
     }
 }

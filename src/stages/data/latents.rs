@@ -5,7 +5,7 @@
 //! of a mirrored image is not the mirrored latent, so mirrored images are encoded separately.
 
 use super::pack::Pack;
-use crate::support::frozen_networks::encoder;
+use crate::support::frozen_networks::{Maps, encoder};
 use crate::support::params::{Walk, check_walk, device};
 use candle_core::{Device, Tensor};
 use erw_base::error::{Error, Result};
@@ -41,8 +41,8 @@ fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
-    let size = [images.height(), images.width()];
-    let (vae, device) = encoder(attempt, attempt.input("vae")?, size, &device)?;
+    let maps = Maps { batch: o.batch, size: [images.height(), images.width()] };
+    let (vae, device) = encoder(attempt, attempt.input("vae")?, maps, &device)?;
     let (total, labels) = (images.len(), images.labels());
     if labels.len() as u64 != total {
         return Err(Error::stage(format!("the image set has {total} images but {} labels", labels.len())));

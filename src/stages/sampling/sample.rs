@@ -3,7 +3,7 @@
 
 use super::velocity::Velocity;
 use crate::support::files::{create_dir, read_json, write_json};
-use crate::support::frozen_networks::decoder;
+use crate::support::frozen_networks::{Maps, decoder};
 use crate::support::observer::{AttemptObserver, share};
 use crate::support::params::device;
 use crate::support::trained_on::{check_classes, check_scale, note_of, other_scale};
@@ -269,7 +269,8 @@ impl Generator {
             (Some(n), _) => n.path,
             (None, path) => path.unwrap_or(NoisePath::Linear),
         };
-        let (vae, device) = decoder(attempt, attempt.input("vae")?, [config.input_size; 2], &device)?;
+        let (vae, device) =
+            decoder(attempt, attempt.input("vae")?, Maps { batch, size: [config.input_size; 2] }, &device)?;
         if let Some(note) = &note {
             check_scale(note, &vae.config().scale()?, "the decoder")?;
         }

@@ -24,9 +24,11 @@ use erw_runner::kind::attempt::Attempt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Images that pass through an autoencoder at a time. Sixteen of 256 pixels fill a GPU; more would only
-/// take more memory.
-const TOGETHER: usize = 16;
+/// The most images that pass through an autoencoder at a time. Sixteen of 256 pixels fill a GPU; more
+/// would only take more memory.
+const AUTOENCODER_BATCH: usize = 16;
+/// The most that pass through other networks, for the same reason.
+const ENCODER_BATCH: usize = 256;
 
 /// The GPU for `guest` (as in "the decoder") if the kernels cover it. `memory` is what it takes, or
 /// why they do not; then the log says so.
@@ -43,30 +45,37 @@ fn machine(attempt: &Attempt, guest: &str, memory: candle_core::Result<usize>) -
 /// The line that says so.
 pub fn not_covered(why: &dyn std::fmt::Display, guest: &str) -> String {
     format!(
-        "{why} is not covered by erw's GPU kernels: {guest} runs by candle's operations, which take several times as \
-         long and more memory"
+        "{guest} runs by candle's operations, which take several times as long and more memory: erw's GPU kernels do \
+         not cover {why}"
     )
 }
 
-/// The autoencoder in `dir`, to decode latents of `size` (height and width), and the device of latents.
+/// Maps that go through an autoencoder: so many at a time, of this height and width.
+#[derive(Debug, Clone, Copy)]
+pub struct Maps {
+    pub batch: usize,
+    pub size: [usize; 2],
+}
+
+/// The autoencoder in `dir`, to decode latents, and the device of latents.
 ///
 /// # Errors
 /// Not an autoencoder; a GPU that cannot be used, or with too little memory.
-pub fn decoder(attempt: &Attempt, dir: &Path, size: [usize; 2], device: &Device) -> Result<(AutoencoderKl, Device)> {
-    autoencoder(attempt, (dir, size), device, "the decoder", vae::decoder, AutoencoderKl::decoded_by)
+pub fn decoder(attempt: &Attempt, dir: &Path, latents: Maps, device: &Device) -> Result<(AutoencoderKl, Device)> {
+    autoencoder(attempt, (dir, latents), device, "the decoder", vae::decoder, AutoencoderKl::decoded_by)
 }
 
-/// The autoencoder in `dir`, to encode images of `size` (height and width), and the device of images.
+/// The autoencoder in `dir`, to encode images, and the device of images.
 ///
 /// # Errors
 /// As [`decoder`].
-pub fn encoder(attempt: &Attempt, dir: &Path, size: [usize; 2], device: &Device) -> Result<(AutoencoderKl, Device)> {
-    autoencoder(attempt, (dir, size), device, "the encoder", vae::encoder, AutoencoderKl::encoded_by)
+pub fn encoder(attempt: &Attempt, dir: &Path, images: Maps, device: &Device) -> Result<(AutoencoderKl, Device)> {
+    autoencoder(attempt, (dir, images), device, "the encoder", vae::encoder, AutoencoderKl::encoded_by)
 }
 
 fn autoencoder(
     attempt: &Attempt,
-    (dir, size): (&Path, [usize; 2]),
+    (dir, maps): (&Path, Maps),
     device: &Device,
     guest: &str,
     plan: fn(&AutoencoderKl, [usize; 2], usize, Type) -> Plan<'_>,
@@ -77,7 +86,7 @@ fn autoencoder(
         return Ok((vae, Device::Cpu));
     }
     let part = {
-        let plan = plan(&vae, size, TOGETHER, Type::F32);
+        let plan = plan(&vae, maps.size, maps.batch.clamp(1, AUTOENCODER_BATCH), Type::F32);
         machine(attempt, guest, plan.memory())?.map(|machine| plan.on(machine)).transpose()?
     };
     Ok(match part {
@@ -94,7 +103,7 @@ fn autoencoder(
 /// little memory.
 pub fn feature_encoder(attempt: &Attempt, dir: &Path, side: usize, batch: usize, device: &Device) -> Result<Encoder> {
     if !device.is_cpu() {
-        let (encoder, plan) = planned_encoder(dir, side, batch)?;
+        let (encoder, plan) = planned_encoder(dir, side, batch.clamp(1, ENCODER_BATCH))?;
         if let Some(machine) = machine(attempt, "the encoder", plan.memory())? {
             return Ok(encoder.computed_by(plan.on(machine)?));
         }
@@ -124,7 +133,7 @@ pub fn feature_network(
     batch: usize,
     device: &Device,
 ) -> Result<Box<dyn FeatureNetwork>> {
-    let guest = "the network";
+    let (guest, batch) = ("the network", batch.clamp(1, ENCODER_BATCH));
     match open_kind(dir, mode, &Device::Cpu)? {
         _ if device.is_cpu() => {}
         Opened::Inception(network) => {

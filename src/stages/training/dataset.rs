@@ -31,7 +31,7 @@ pub fn open(attempt: &Attempt, mode: Option<Mode>, flip: f64, device: &Device) -
         return Err(Error::stage(text).hint("set `flip = true` on the stage that makes them"));
     }
     let features = match mode {
-        Some(mode) => feature_source::open(attempt, mode, &latents, device)?,
+        Some(mode) => feature_source::open(attempt, mode, &latents)?,
         None => Features::none(),
     };
     Ok(Examples { latents, features, device: device.clone() })

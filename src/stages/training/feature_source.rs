@@ -84,7 +84,7 @@ impl Mode {
 ///
 /// # Errors
 /// If an artifact does not match its type, or its images are not those of the latents.
-pub fn open(attempt: &Attempt, mode: Mode, latents: &Latents, device: &Device) -> Result<Features> {
+pub fn open(attempt: &Attempt, mode: Mode, latents: &Latents) -> Result<Features> {
     match mode {
         Mode::Stored => {
             let one = |(i, dir)| Ok((format!("input `{}`", element(FEATURES, i)), Packed::open(dir)?));
@@ -93,11 +93,23 @@ pub fn open(attempt: &Attempt, mode: Mode, latents: &Latents, device: &Device) -
         }
         Mode::Online => {
             let images = ImageSet::open(attempt.input(IMAGES)?)?;
-            let encoders = attempt.inputs(ENCODER).into_iter().map(|dir| Encoder::open(dir, device));
+            // Where they are computed is known later ([`super::gpu`]).
+            let encoders = attempt.inputs(ENCODER).into_iter().map(|dir| Encoder::open(dir, &Device::Cpu));
             let encoders = encoders.collect::<candle_core::Result<_>>()?;
             Features::online(latents, &format!("input `{IMAGES}`"), images, encoders).map_err(unpaired)
         }
     }
+}
+
+/// Moves encoder number `i` to a device where candle's operations compute it.
+///
+/// # Errors
+/// An encoder that cannot be read.
+pub fn move_encoder(attempt: &Attempt, features: &mut Features, i: usize, device: &Device) -> Result<()> {
+    if let Some(dir) = attempt.inputs(ENCODER).get(i) {
+        features.replace_encoder(i, Encoder::open(dir, device)?);
+    }
+    Ok(())
 }
 
 /// The encoders of features that are computed while training, for images of a micro-batch, before

@@ -1,7 +1,7 @@
 //! How a SiT is trained on a GPU: by the kernels of `erw-gpu`, or by candle's operations where those
 //! do not cover a setting. What is chosen is a line in the log.
 
-use super::feature_source::planned_encoders;
+use super::feature_source::{move_encoder, planned_encoders};
 use crate::support::card::{self, Opened};
 use crate::support::frozen_networks::not_covered;
 use candle_core::Device;
@@ -53,6 +53,9 @@ pub fn open(
     let unfit = recipe.check().err().map(|e| e.to_string());
     if let Some(setting) = uncovered.map(|name| format!("`{name}`")).or(unfit) {
         attempt.log(&not_covered(&setting, "this training"));
+        for i in 0..features.encoders() {
+            move_encoder(attempt, features, i, device)?;
+        }
         return Ok(None);
     }
     let mut memory = erw_ml::train::sit::gpu::memory(recipe)?;
@@ -64,7 +67,10 @@ pub fn open(
                 (memory, guest) = (memory + more, "the training with its encoders");
                 encoders.push((i, encoder, plan));
             }
-            Err(e) => attempt.log(&not_covered(&e, "an encoder")),
+            Err(e) => {
+                attempt.log(&not_covered(&e, "an encoder"));
+                move_encoder(attempt, features, i, device)?;
+            }
         }
     }
     let hint = "set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`";

@@ -1,5 +1,6 @@
 //! The GPU memory that a training takes, told by `erw plan` before anything runs. A training that
-//! does not fit is refused when it opens the GPU ([`super::gpu`]).
+//! does not fit is refused when it opens the GPU ([`super::gpu`]). Encoders that compute features
+//! meanwhile come on top.
 
 use erw_ml::diffusion::alignment::{Alignment, AlignmentLoss};
 use erw_ml::diffusion::loss::Dispersion;

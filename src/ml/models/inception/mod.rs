@@ -198,7 +198,11 @@ impl FeatureNetwork for Inception {
         let part = |start: &usize| {
             self.forward(&prepare(self.mode, &images_u8.narrow(0, *start, together.min(count - start))?)?)
         };
-        joined(&starts.par_iter().map(part).collect::<Result<Vec<_>>>()?)
+        // A part alone stays in this thread, which may hold a GPU.
+        match starts[..] {
+            [only] => part(&only),
+            _ => joined(&starts.par_iter().map(part).collect::<Result<Vec<_>>>()?),
+        }
     }
 }
 

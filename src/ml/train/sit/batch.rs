@@ -84,18 +84,20 @@ impl Examples {
     }
 
     /// What the encoders make of the images of the micro-batch, with the attention of these blocks,
-    /// counted from 1. Stored features, which have none, are read to `device`.
+    /// counted from 1, on `device`.
     pub fn encoder_outputs(&self, batch: &Batch, blocks: &[usize], device: &Device) -> Result<Vec<Outputs>> {
-        let device = if self.features.are_stored() { device } else { &self.device };
-        self.features.outputs(&batch.rows, &batch.flipped, device, blocks)
+        self.features.outputs(&batch.rows, &batch.flipped, [&self.device, device], blocks)
     }
 
-    /// [`features`](Self::features) for a GPU with memory of its own: stored features as they lie on the CPU, in the
+    /// [`features`](Self::features) for a GPU with memory of its own, on the CPU: stored features in the
     /// type in which they are stored.
     pub fn features_as_stored(&self, batch: &Batch) -> Result<Vec<Tensor>> {
         match &batch.features {
             Some(stored) => Ok(stored.clone()),
-            None => self.features(batch),
+            None => {
+                let outputs = self.encoder_outputs(batch, &[], &Device::Cpu)?;
+                Ok(outputs.into_iter().map(|o| o.tokens).collect())
+            }
         }
     }
 }

@@ -60,10 +60,6 @@ impl Features {
         Ok(Self::Online(Box::new(images), encoders))
     }
 
-    pub fn are_stored(&self) -> bool {
-        matches!(self, Self::Stored(_))
-    }
-
     /// Puts another encoder in the place of this one, as the same encoder on another device.
     pub fn replace_encoder(&mut self, encoder: usize, by: Encoder) {
         if let Self::Online(_, encoders) = self
@@ -114,29 +110,37 @@ impl Features {
             Self::Stored(sets) => {
                 sets.iter().map(|set| stored(set, rows, flipped, device)?.to_dtype(DType::F32)).collect()
             }
-            Self::Online(..) => Ok(self.outputs(rows, flipped, device, &[])?.into_iter().map(|o| o.tokens).collect()),
+            Self::Online(..) => {
+                Ok(self.outputs(rows, flipped, [device, device], &[])?.into_iter().map(|o| o.tokens).collect())
+            }
         }
     }
 
     /// [`tokens`](Self::tokens) with all that the encoders show of these images, with the attention
-    /// of these blocks, counted from 1; detached. Stored features have class tokens if these were
-    /// stored.
+    /// of these blocks, counted from 1; detached. Images are prepared on the first device, results are
+    /// on the second. Stored features have class tokens if these were stored.
     ///
     /// # Errors
     /// Attention of stored features, which have none; a block that an encoder does not have.
     /// [`tokens`](Self::tokens).
-    pub fn outputs(&self, rows: &[u64], flipped: &[bool], device: &Device, blocks: &[usize]) -> Result<Vec<Outputs>> {
+    pub fn outputs(
+        &self,
+        rows: &[u64],
+        flipped: &[bool],
+        [device, results]: [&Device; 2],
+        blocks: &[usize],
+    ) -> Result<Vec<Outputs>> {
         let (images, encoders) = match self {
             Self::Online(images, encoders) => (images, encoders),
             Self::Stored(_) if !blocks.is_empty() => bail!("stored features have no attention"),
-            Self::Stored(sets) => return sets.iter().map(|set| stored_outputs(set, rows, flipped, device)).collect(),
+            Self::Stored(sets) => return sets.iter().map(|set| stored_outputs(set, rows, flipped, results)).collect(),
         };
         let mut pixels = images.batch(rows, device)?;
         if flipped.contains(&true) {
             pixels = mirror(&pixels, flipped)?;
         }
         // An encoder may be computed elsewhere than the training.
-        let detached = |tensor: &Tensor| tensor.detach().to_device(device);
+        let detached = |tensor: &Tensor| tensor.detach().to_device(results);
         let outputs = |encoder: &Encoder| {
             let Outputs { tokens, class_token, attention } = encoder.outputs(&pixels, blocks)?;
             Ok(Outputs {
