@@ -71,7 +71,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
     ("emulator", &[&["matmul"], &["memory"], &["library"]]),
     ("gpu", &[&["card", "self_check"], &["kernels"], &["machine"], &["program", "driver_error"]]),
     ("fetch", &[&["library"], &["download", "hub", "pins"], &["http", "registry"]]),
-    ("base", &[&["error", "process"], &["braces", "limits", "svg", "text", "umask"]]),
+    ("base", &[&["error", "process", "program"], &["braces", "limits", "svg", "text", "umask"]]),
 ];
 
 /// Outside crates that a room is to know nothing of.

@@ -6,6 +6,7 @@ pub mod braces;
 pub mod error;
 pub mod limits;
 pub mod process;
+pub mod program;
 pub mod svg;
 pub mod text;
 pub mod umask;

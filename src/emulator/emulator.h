@@ -3,8 +3,8 @@
 //
 // Beyond plain execution it makes faults visible: one warp runs as far ahead as barriers let it
 // (three schedules), asynchronous copies arrive only when they are waited for, shared memory begins
-// as NaN, and an access to memory that the launch does not tell ends it (watch.h). It does not show speed, bank conflicts, the error of ex2.approx, or what a card's
-// compiler does with multiply-adds.
+// as NaN, and an access to memory that the launch does not tell ends it (watch.h). It does not show
+// speed, bank conflicts, the error of ex2.approx, or what a card's compiler does with multiply-adds.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -38,6 +38,14 @@ pub fn planned_memory(
     }
 }
 
+/// What makes a stage of this kind take less of a GPU's memory, as a hint.
+pub fn less_memory(kind: &str) -> &'static str {
+    match kind {
+        name if name == training::train::KIND.name || name == training::warmup::KIND.name => training::gpu::LESS_MEMORY,
+        _ => support::frozen_networks::LESS_MEMORY,
+    }
+}
+
 use erw_runner::kind::Registry;
 use erw_runner::kind::field::Params;
 use erw_runner::kind::property::InputProperties;

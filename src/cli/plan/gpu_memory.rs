@@ -5,12 +5,12 @@
 
 use super::line::Planned;
 use erw_base::error::{Error, Result};
+use erw_base::program;
 use erw_runner::exec::resources::Limits;
 use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::settings::{LauncherName, Settings};
-use std::io::{Read, Seek};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 /// How long the driver may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -34,10 +34,7 @@ pub fn check(planned: &Planned, pipeline: &Pipeline, settings: &Settings) -> Res
         ["params.batch", "operation.batch"].iter().find_map(|name| stage.origins.get(*name)?.place.clone())
     });
     let text = format!("stage `{}` needs {needs} of a GPU's memory, but the largest here has {has}", line.stage);
-    Err(Error::usage(text).maybe_at(place).hint(match line.kind {
-        "train" | "warmup" => "set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`",
-        _ => "set a smaller `operation.batch`",
-    }))
+    Err(Error::usage(text).maybe_at(place).hint(erw_stages::less_memory(line.kind)))
 }
 
 /// Bytes of the largest of these GPUs; `None` if the driver does not say.
@@ -49,24 +46,8 @@ fn largest(gpus: &[String]) -> Option<u64> {
     if by_bus || gpus.iter().all(|gpu| gpu.starts_with("GPU-")) {
         command.args(["-i", &gpus.join(",")]);
     }
-    let mut said = tempfile::tempfile().ok()?;
-    let to = said.try_clone().ok()?;
-    let mut child = command.stdin(Stdio::null()).stdout(to).stderr(Stdio::null()).spawn().ok()?;
-    let began = Instant::now();
-    let status = loop {
-        match child.try_wait().ok()? {
-            Some(status) => break status,
-            None if began.elapsed() > LIMIT => {
-                // Not waited for: a process that hangs in the driver does not die.
-                let _ = child.kill();
-                return None;
-            }
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
-    let mut text = String::new();
-    said.rewind().and_then(|()| said.read_to_string(&mut text)).ok()?;
-    let mebibytes = text.lines().map(|line| line.trim().parse::<u64>().ok());
+    let answer = program::ask(&mut command, LIMIT).ok()??;
+    let mebibytes = answer.output.lines().map(|line| line.trim().parse::<u64>().ok());
     let most = mebibytes.collect::<Option<Vec<u64>>>()?.into_iter().max()?;
-    status.success().then_some(most << 20)
+    answer.status.success().then_some(most << 20)
 }

@@ -44,7 +44,7 @@ pub struct ProjectorSpace {
     /// Numbers of a token, and those of an MLP's hidden layers.
     widths: [usize; 2],
     /// The tokens in the type of the products, and later the gradient of the stream.
-    pub input: Address,
+    input: Address,
     inside: Inside,
     /// The projections, and later their gradient.
     pub output: Address,

@@ -2,9 +2,8 @@
 //! on the CPU and where the kernels do not cover a network. What is chosen on a GPU is a line in the
 //! log.
 
-use crate::support::card;
 use crate::support::ema_files;
-use crate::support::frozen_networks::not_covered;
+use crate::support::frozen_networks::machine;
 use candle_core::{DType, Device, Tensor};
 use erw_base::error::Result;
 use erw_ml::gpu::product_type;
@@ -35,16 +34,9 @@ impl Velocity {
         device: &Device,
     ) -> Result<Self> {
         let evaluation = Evaluation { config: config.clone(), batch: points, ty: product_type(precision) };
-        let machine = match evaluation.check() {
-            _ if device.is_cpu() => None,
-            Ok(()) => {
-                let (memory, hint) = (evaluation.memory()?, "set a smaller `operation.batch`");
-                Some(card::open(attempt, &format!("network `{slot}`"), memory, evaluation.ty, hint)?)
-            }
-            Err(e) => {
-                attempt.log(&not_covered(&e, "the network"));
-                None
-            }
+        let machine = match device.is_cpu() {
+            true => None,
+            false => machine(attempt, &format!("network `{slot}`"), evaluation.memory(), evaluation.ty)?,
         };
         let home = if machine.is_some() { &Device::Cpu } else { device };
         let tensors = ema_files::load(attempt.input(slot)?, slot, weights, home)?;

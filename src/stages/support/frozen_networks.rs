@@ -30,11 +30,22 @@ const AUTOENCODER_BATCH: usize = 16;
 /// The most that pass through other networks, for the same reason.
 const ENCODER_BATCH: usize = 256;
 
-/// The GPU for `guest` (as in "the decoder") if the kernels cover it. `memory` is what it takes, or
-/// why they do not; then the log says so.
-fn machine(attempt: &Attempt, guest: &str, memory: candle_core::Result<usize>) -> Result<Option<Arc<dyn Machine>>> {
+/// What makes a frozen network take less memory.
+pub const LESS_MEMORY: &str = "set a smaller `operation.batch`";
+
+/// The GPU for `guest` (as in "the decoder") if the kernels cover it, with products of type `ty`.
+/// `memory` is what it takes, or why they do not; then the log says so.
+///
+/// # Errors
+/// As [`card::open`].
+pub fn machine(
+    attempt: &Attempt,
+    guest: &str,
+    memory: candle_core::Result<usize>,
+    ty: Type,
+) -> Result<Option<Arc<dyn Machine>>> {
     match memory {
-        Ok(memory) => card::open(attempt, guest, memory, Type::F32, "set a smaller `operation.batch`").map(Some),
+        Ok(memory) => card::open(attempt, guest, memory, ty, LESS_MEMORY).map(Some),
         Err(e) => {
             attempt.log(&not_covered(&e, guest));
             Ok(None)
@@ -87,7 +98,7 @@ fn autoencoder(
     }
     let part = {
         let plan = plan(&vae, maps.size, maps.batch.clamp(1, AUTOENCODER_BATCH), Type::F32);
-        machine(attempt, guest, plan.memory())?.map(|machine| plan.on(machine)).transpose()?
+        machine(attempt, guest, plan.memory(), Type::F32)?.map(|machine| plan.on(machine)).transpose()?
     };
     Ok(match part {
         Some(part) => (computed_by(vae, part.elsewhere()), Device::Cpu),
@@ -103,22 +114,22 @@ fn autoencoder(
 /// little memory.
 pub fn feature_encoder(attempt: &Attempt, dir: &Path, side: usize, batch: usize, device: &Device) -> Result<Encoder> {
     if !device.is_cpu() {
-        let (encoder, plan) = planned_encoder(dir, side, batch.clamp(1, ENCODER_BATCH))?;
-        if let Some(machine) = machine(attempt, "the encoder", plan.memory())? {
+        let encoder = Encoder::open(dir, &Device::Cpu)?;
+        let plan = transformer_plan(&encoder, dir, side, batch.clamp(1, ENCODER_BATCH))?;
+        if let Some(machine) = machine(attempt, "the encoder", plan.memory(), Type::F32)? {
             return Ok(encoder.computed_by(plan.on(machine)?));
         }
     }
     Ok(Encoder::open(dir, device)?)
 }
 
-/// An encoder on the CPU, and what its transformer is on a GPU.
+/// What the transformer of the encoder in `dir` is on a GPU.
 ///
 /// # Errors
-/// Not an encoder, or one that does not take such images.
-pub fn planned_encoder(dir: &Path, side: usize, batch: usize) -> Result<(Encoder, TransformerPlan)> {
-    let (encoder, tensors) = (Encoder::open(dir, &Device::Cpu)?, params::load(&dir.join(WEIGHTS_FILE), &Device::Cpu)?);
-    let plan = TransformerPlan::of_encoder(&encoder, tensors, side, batch)?;
-    Ok((encoder, plan))
+/// An encoder that does not take such images.
+pub fn transformer_plan(encoder: &Encoder, dir: &Path, side: usize, batch: usize) -> Result<TransformerPlan> {
+    let tensors = params::load(&dir.join(WEIGHTS_FILE), &Device::Cpu)?;
+    Ok(TransformerPlan::of_encoder(encoder, tensors, side, batch)?)
 }
 
 /// The feature network in `dir` for batches of `batch` images, with `mode` as
@@ -135,11 +146,11 @@ pub fn feature_network(
 ) -> Result<Box<dyn FeatureNetwork>> {
     let (guest, batch) = ("the network", batch.clamp(1, ENCODER_BATCH));
     match open_kind(dir, mode, &Device::Cpu)? {
-        _ if device.is_cpu() => {}
+        opened if device.is_cpu() => return Ok(opened.network()),
         Opened::Inception(network) => {
             let placed = {
                 let plan = inception::plan(&network, SIDE, batch);
-                machine(attempt, guest, plan.memory())?.map(|machine| plan.on(machine)).transpose()?
+                machine(attempt, guest, plan.memory(), Type::F32)?.map(|machine| plan.on(machine)).transpose()?
             };
             if let Some(placed) = placed {
                 return Ok(Box::new(network.computed_by(placed.elsewhere())));
@@ -148,7 +159,7 @@ pub fn feature_network(
         Opened::Embedder(network) => {
             let tensors = params::load(&dir.join(WEIGHTS_FILE), &Device::Cpu)?;
             let plan = TransformerPlan::of_embedder(&network, tensors, batch);
-            if let Some(machine) = machine(attempt, guest, plan.memory())? {
+            if let Some(machine) = machine(attempt, guest, plan.memory(), Type::F32)? {
                 return Ok(Box::new(network.computed_by(plan.on(machine)?)));
             }
         }

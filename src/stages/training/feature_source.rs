@@ -1,7 +1,7 @@
 //! The parameter `features` of `warmup` and `train`: the inputs from which a training gets its
 //! features.
 
-use crate::support::frozen_networks::planned_encoder;
+use crate::support::frozen_networks::transformer_plan;
 use crate::support::same_images::unpaired;
 use candle_core::Device;
 use erw_base::error::{Error, Result};
@@ -14,6 +14,7 @@ use erw_ml::train::sit::features::Features;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::element;
 use serde::Deserialize;
+use std::path::Path;
 
 const FEATURES: &str = "features";
 const IMAGES: &str = "images";
@@ -106,24 +107,21 @@ pub fn open(attempt: &Attempt, mode: Mode, latents: &Latents) -> Result<Features
 /// # Errors
 /// An encoder that cannot be read.
 pub fn move_encoder(attempt: &Attempt, features: &mut Features, i: usize, device: &Device) -> Result<()> {
-    if let Some(dir) = attempt.inputs(ENCODER).get(i) {
-        features.replace_encoder(i, Encoder::open(dir, device)?);
+    match attempt.inputs(ENCODER).get(i) {
+        Some(dir) => Ok(features.change_encoder(i, |_| Encoder::open(dir, device))?),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// The encoders of features that are computed while training, for images of a micro-batch, before
-/// they are on a GPU.
+/// What the transformers of encoders that compute features while training are on a GPU, for images of
+/// a micro-batch.
 ///
 /// # Errors
 /// An encoder that cannot be read.
-pub fn planned_encoders(
-    attempt: &Attempt,
-    features: &Features,
-    micro_batch: usize,
-) -> Result<Vec<(Encoder, TransformerPlan)>> {
-    let Features::Online(images, _) = features else { return Ok(vec![]) };
-    attempt.inputs(ENCODER).into_iter().map(|dir| planned_encoder(dir, images.height(), micro_batch)).collect()
+pub fn transformer_plans(attempt: &Attempt, features: &Features, micro_batch: usize) -> Result<Vec<TransformerPlan>> {
+    let Features::Online(images, encoders) = features else { return Ok(vec![]) };
+    let plan = |(encoder, dir): (&Encoder, &Path)| transformer_plan(encoder, dir, images.height(), micro_batch);
+    encoders.iter().zip(attempt.inputs(ENCODER)).map(plan).collect()
 }
 
 #[cfg(test)]

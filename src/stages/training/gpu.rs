@@ -1,7 +1,7 @@
 //! How a SiT is trained on a GPU: by the kernels of `erw-gpu`, or by candle's operations where those
 //! do not cover a setting. What is chosen is a line in the log.
 
-use super::feature_source::{move_encoder, planned_encoders};
+use super::feature_source::{move_encoder, transformer_plans};
 use crate::support::card::{self, Opened};
 use crate::support::frozen_networks::not_covered;
 use candle_core::Device;
@@ -13,6 +13,9 @@ use erw_ml::nn::precision::Precision;
 use erw_ml::train::config::FitConfig;
 use erw_ml::train::sit::features::Features;
 use erw_runner::kind::attempt::Attempt;
+
+/// What makes a training take less memory.
+pub const LESS_MEMORY: &str = "set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`";
 
 /// What the GPU's programs need to know of a training. `micro_batch` is in samples.
 pub fn recipe(
@@ -59,13 +62,12 @@ pub fn open(
         return Ok(None);
     }
     let mut memory = erw_ml::train::sit::gpu::memory(recipe)?;
-    let planned = planned_encoders(attempt, features, recipe.batch)?;
-    let (mut guest, mut encoders) = ("the training", vec![]);
-    for (i, (encoder, plan)) in planned.into_iter().enumerate() {
+    let (mut guest, mut transformers) = ("the training", vec![]);
+    for (i, plan) in transformer_plans(attempt, features, recipe.batch)?.into_iter().enumerate() {
         match plan.memory() {
             Ok(more) => {
                 (memory, guest) = (memory + more, "the training with its encoders");
-                encoders.push((i, encoder, plan));
+                transformers.push((i, plan));
             }
             Err(e) => {
                 attempt.log(&not_covered(&e, "an encoder"));
@@ -73,10 +75,9 @@ pub fn open(
             }
         }
     }
-    let hint = "set `operation.checkpointing = \"blocks\"`, or a larger `accumulate`";
-    let opened = card::open_linked(attempt, guest, memory, recipe.ty, hint)?;
-    for (i, encoder, plan) in encoders {
-        features.replace_encoder(i, encoder.computed_by(plan.on(opened.machine.clone())?));
+    let opened = card::open_linked(attempt, guest, memory, recipe.ty, LESS_MEMORY)?;
+    for (i, plan) in transformers {
+        features.change_encoder(i, |encoder| Ok(encoder.computed_by(plan.on(opened.machine.clone())?)))?;
     }
     Ok(Some(opened))
 }

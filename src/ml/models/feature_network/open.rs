@@ -18,13 +18,20 @@ pub enum Opened {
     Embedder(Box<Embedder>),
 }
 
+impl Opened {
+    /// Of whatever kind.
+    pub fn network(self) -> Box<dyn FeatureNetwork> {
+        match self {
+            Self::Inception(network) => network,
+            Self::Classifier(network) => network,
+            Self::Embedder(network) => network,
+        }
+    }
+}
+
 /// [`open_kind`] for those who do not ask for the kind.
 pub fn open_feature_network(dir: &Path, mode: Option<Mode>, device: &Device) -> Result<Box<dyn FeatureNetwork>> {
-    Ok(match open_kind(dir, mode, device)? {
-        Opened::Inception(network) => network,
-        Opened::Classifier(network) => network,
-        Opened::Embedder(network) => network,
-    })
+    open_kind(dir, mode, device).map(Opened::network)
 }
 
 /// Opens the network in `dir` by the `arch` in its `config.json`; a configuration without `arch` is

@@ -60,13 +60,15 @@ impl Features {
         Ok(Self::Online(Box::new(images), encoders))
     }
 
-    /// Puts another encoder in the place of this one, as the same encoder on another device.
-    pub fn replace_encoder(&mut self, encoder: usize, by: Encoder) {
+    /// Makes an encoder anew, as the same encoder on another device.
+    pub fn change_encoder(&mut self, encoder: usize, change: impl FnOnce(Encoder) -> Result<Encoder>) -> Result<()> {
         if let Self::Online(_, encoders) = self
-            && let Some(place) = encoders.get_mut(encoder)
+            && encoder < encoders.len()
         {
-            *place = by;
+            let changed = change(encoders.remove(encoder))?;
+            encoders.insert(encoder, changed);
         }
+        Ok(())
     }
 
     /// Number of encoders.
