@@ -76,6 +76,7 @@ fn measure(case: &str) -> Result<Value> {
         alignment: Alignment::COSINE,
         dispersion: None,
         self_alignment: None,
+        latent_alignment: None,
         attention: None,
         class_token: 0.0,
     };

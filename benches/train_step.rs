@@ -113,6 +113,7 @@ fn config(name: &str, warmup: bool) -> Result<SiTConfig> {
         qk_norm: false,
         class_token: None,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth: warmup.then_some(4),
     })
 }

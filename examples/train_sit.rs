@@ -53,6 +53,7 @@ fn main() -> Result<()> {
         alignment: Alignment::COSINE,
         dispersion: None,
         self_alignment: None,
+        latent_alignment: 0.0,
         attention: None,
         class_token: 0.0,
     };

@@ -64,6 +64,7 @@ pub fn checkpoint_config() -> SiTConfig {
         qk_norm: false,
         class_token: None,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth: None,
     }
 }

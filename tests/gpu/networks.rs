@@ -35,6 +35,7 @@ pub fn config() -> SiTConfig {
         qk_norm: false,
         class_token: None,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth: None,
     }
 }

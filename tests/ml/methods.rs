@@ -91,6 +91,7 @@ fn network(g: &Golden, changes: impl FnOnce(SiTConfig) -> SiTConfig) -> (SiT, Pa
         qk_norm: false,
         class_token: None,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth: None,
     });
     let (params, vb) = ParamSet::init(0, DType::F32, &CPU);
@@ -167,6 +168,22 @@ fn self_alignment_equals_its_twin() {
     close("distance", &distance, &g.get("out/distance"));
     // The teacher's weights get no gradient: those of the student are all there are.
     g.check(&params, &(loss::velocity(&out.velocity, &target).unwrap() + (distance * 0.2).unwrap()).unwrap());
+}
+
+#[test]
+fn latent_alignment_equals_its_twin() {
+    let g = Golden::open("latent_alignment");
+    let (model, params) = network(&g, |c| SiTConfig { z_dims: vec![], latent_alignment: Some(2), ..c });
+    let (point, target) = g.point_and_velocity();
+    let also = Also { latents: true, ..Also::default() };
+    let out = model.forward_with(&point, &g.get("in/t"), &g.classes(), &also).unwrap();
+    let predicted = out.latents.unwrap();
+    // The twin has patches in a row: row and column in the patch, then the channel.
+    let patches = predicted.reshape(&[3, 4, 2, 2, 2, 2][..]).unwrap().permute([0, 2, 4, 3, 5, 1].as_slice()).unwrap();
+    close("predicted", &patches.reshape((3, 4, 16)).unwrap(), &g.get("out/predicted"));
+    let distance = loss::smooth_l1(&predicted, &g.get("in/x")).unwrap();
+    close("distance", &distance, &g.get("out/distance"));
+    g.check(&params, &(loss::velocity(&out.velocity, &target).unwrap() + distance).unwrap());
 }
 
 #[test]

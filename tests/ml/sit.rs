@@ -178,6 +178,7 @@ pub fn tiny(warmup_depth: Option<usize>) -> SiTConfig {
         qk_norm: true,
         class_token: None,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth,
     }
 }

@@ -109,6 +109,7 @@ fn warmed(space: &Space, name: &str) -> Tensors {
         qk_norm: false,
         class_token: None,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth: Some(1),
     };
     let (params, vb) = ParamSet::init(7, DType::F32, &CPU);

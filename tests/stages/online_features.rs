@@ -278,7 +278,9 @@ fn a_class_token_is_trained_and_sampled() {
     assert!(usage(json!({"spatial_norm": "zscore"}), &inputs).contains("`spatial_norm` is over patches"));
     assert!(usage(json!({"validate_every": 1}), &inputs).contains("`validate_every`"));
     let with = json!({"self_alignment": 0.2, "self_alignment_depth": 1, "self_alignment_teacher": 2});
-    assert!(usage(with, &inputs).contains("does not go with"));
+    assert!(usage(with, &inputs).contains("does not go with `self_alignment`"));
+    let with = json!({"latent_alignment": 1.0, "latent_alignment_depth": 1});
+    assert!(usage(with, &inputs).contains("does not go with `latent_alignment`"));
 }
 
 /// CKNNA and probe noise the stored class tokens as they noise the latents, and cannot do without.

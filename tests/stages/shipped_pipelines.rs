@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const CPU: Device = Device::Cpu;
 
 /// The recipes at the size of the papers.
-pub const IMAGENET: [&str; 13] = [
+pub const IMAGENET: [&str; 14] = [
     "sit-xl",
     "sit-xl-online",
     "sit-xl-512",
@@ -35,6 +35,7 @@ pub const IMAGENET: [&str; 13] = [
     "u-repa-xl",
     "lightningdit-xl",
     "sra-xl",
+    "sra2-xl",
     "haste-xl",
     "reg-xl",
 ];

@@ -27,7 +27,7 @@ fn the_recipes_of_the_papers_run_small() {
         assert!(result("velocity").is_some_and(f64::is_finite), "{name}");
         assert!(said.contains_key("cknna"), "{name}");
         let aligned = result("alignment").is_some_and(|x| x != 0.0);
-        let alone = ["sit-xl-baseline", "lightningdit-xl", "sra-xl"].contains(&name);
+        let alone = ["sit-xl-baseline", "lightningdit-xl", "sra-xl", "sra2-xl"].contains(&name);
         assert_eq!(aligned, !alone, "{name}");
     }
 }

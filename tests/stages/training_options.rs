@@ -268,6 +268,9 @@ fn every_option_changes_the_training() {
         json!({"self_alignment": 1.0, "self_alignment_depth": 2, "self_alignment_teacher": 2}),
         json!({"self_alignment": 1.0, "self_alignment_depth": 1, "self_alignment_teacher": 1}),
         json!({"self_alignment": 1.0, "self_alignment_depth": 1, "self_alignment_teacher": 2, "self_alignment_interval": 0.0}),
+        json!({"latent_alignment": 1.0, "latent_alignment_depth": 1}),
+        json!({"latent_alignment": 1.0, "latent_alignment_depth": 2}),
+        json!({"latent_alignment": 0.5, "latent_alignment_depth": 2}),
         json!({"class_dropout": 0.9}),
         json!({"alignment": "exponential", "alignment_steps": 2}),
         json!({"alignment": "constant"}),
@@ -341,7 +344,8 @@ fn averages_and_learning_rates_survive_a_stop() {
     let lab = Lab::new();
     let changes = json!({"checkpoint_every": 2, "steps": 6, "ema_decay": [0.5, 0.9, 0.25], "lr_schedule": "cosine",
         "lr_warmup": 2, "lr": 1e-3, "lr_min": 1e-4, "dispersive": 0.5, "weight_decay": 0.1, "decay": "matrices",
-        "self_alignment": 0.5, "self_alignment_depth": 1, "self_alignment_teacher": 2});
+        "self_alignment": 0.5, "self_alignment_depth": 1, "self_alignment_teacher": 2,
+        "latent_alignment": 1.0, "latent_alignment_depth": 2});
     let whole = train_with(&lab, "whole", changes.clone());
     let ear = Ear { stop_at_checkpoint: true, ..Ear::default() };
     let error = lab.run(&train::KIND, "cut", changes.clone(), &lab.data(), &ear).unwrap_err();
@@ -418,6 +422,11 @@ fn defaults_depend_on_size_and_method_and_are_reported() {
     assert_eq!(
         error(json!({"self_alignment": 0.2, "self_alignment_depth": 1, "self_alignment_teacher": 3})),
         "`self_alignment_teacher` 3 is not one of the blocks 1 to 2"
+    );
+    assert_eq!(error(json!({"latent_alignment": 1.0})), "`latent_alignment` needs `latent_alignment_depth`");
+    assert_eq!(
+        error(json!({"latent_alignment": 1.0, "latent_alignment_depth": 3})),
+        "`latent_alignment_depth` 3 is not one of the blocks 1 to 2"
     );
     assert_eq!(
         error(json!({"dispersive": 0.5, "dispersive_depth": 3})),

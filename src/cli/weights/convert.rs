@@ -274,6 +274,7 @@ fn loaded_by(config: &SiTConfig) -> String {
         (is_aligned && config.projector == ProjectorKind::Conv3, "iREPA's projector, a convolution"),
         (is_aligned && config.encoder_depth.len() > 1, "projectors at several blocks"),
         (config.self_alignment.is_some(), "SRA's head (`ap_head`)"),
+        (config.latent_alignment.is_some(), "SRA 2's head (`latent_head`)"),
         (config.class_token.is_some(), "REG's class token"),
     ];
     let further: Vec<&str> = further.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();

@@ -55,6 +55,7 @@ fn network(sit: &BTreeMap<String, Value>) -> Option<SiTConfig> {
         qk_norm: switch("qk_norm"),
         class_token: None,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth: None,
     })
 }

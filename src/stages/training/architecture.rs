@@ -33,6 +33,8 @@ pub struct Depths {
     pub class_token: bool,
     /// Block whose output is aligned with the average's, if that is asked for.
     pub self_alignment: Option<usize>,
+    /// Block whose output predicts the clean latents, if that is asked for.
+    pub latent_alignment: Option<usize>,
     /// Number of blocks of a warmup; `None` for the full network.
     pub warmup: Option<usize>,
 }
@@ -93,6 +95,7 @@ impl Architecture {
             qk_norm: self.qk_norm,
             class_token,
             self_alignment: depths.self_alignment,
+            latent_alignment: depths.latent_alignment,
             warmup_depth: depths.warmup,
         };
         config.check().map_err(|e| Error::usage(e.to_string()))?;

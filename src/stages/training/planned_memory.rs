@@ -31,7 +31,7 @@ pub fn of_training(
     let known = |slot: &str, name: &str| inputs.get(slot)?.get(name)?.as_u64().map(|n| n as usize);
     let is_warmup = kind == super::warmup::KIND.name;
     if !is_warmup && kind != super::train::KIND.name
-        || ["attention", "relation", "self_alignment"].iter().any(|name| weight(name) > 0.0)
+        || ["attention", "relation", "self_alignment", "latent_alignment"].iter().any(|name| weight(name) > 0.0)
     {
         return None;
     }
@@ -64,6 +64,7 @@ pub fn of_training(
         qk_norm: switch("qk_norm"),
         class_token,
         self_alignment: None,
+        latent_alignment: None,
         warmup_depth: if is_warmup { Some(number("depth")?) } else { None },
     };
     let accumulate = number("accumulate").unwrap_or(1).max(1);

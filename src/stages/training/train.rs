@@ -74,6 +74,8 @@ struct Params {
     self_alignment_depth: Option<usize>,
     self_alignment_teacher: Option<usize>,
     self_alignment_interval: f64,
+    latent_alignment: Option<f64>,
+    latent_alignment_depth: Option<usize>,
     dispersive: f64,
     dispersive_depth: Option<usize>,
     dispersive_temperature: f64,
@@ -101,7 +103,8 @@ impl Params {
             (None, None) => return Err(Error::usage(format!("`model = \"{CUSTOM}\"` needs `encoder_depth`"))),
         };
         let self_alignment = self.self_alignment_blocks()?.map(|[student, _]| student);
-        Ok(Depths { encoder, class_token: self.class_token > 0.0, self_alignment, warmup: None })
+        let latent_alignment = self.latent_alignment_block()?;
+        Ok(Depths { encoder, class_token: self.class_token > 0.0, self_alignment, latent_alignment, warmup: None })
     }
 
     /// The attention alignment, if there is one. Whether the encoder has these blocks shows when it
@@ -170,9 +173,14 @@ impl Params {
                 "leave out one of the two",
             );
         }
-        if self.attention > 0.0 || self.self_alignment > 0.0 {
-            let text = "`class_token` does not go with `attention` and `self_alignment`, which know patches alone";
-            return error(text, "leave out one of them");
+        let patches = [
+            ("attention", self.attention),
+            ("self_alignment", self.self_alignment),
+            ("latent_alignment", self.latent_alignment()),
+        ];
+        if let Some((name, _)) = patches.iter().find(|(_, weight)| *weight > 0.0) {
+            let text = format!("`class_token` does not go with `{name}`, which knows patches alone");
+            return error(&text, "leave out one of them");
         }
         if self.validation.validate_every > 0 {
             return error("`validate_every` has no class tokens for `class_token`", "set `validate_every = 0`");
@@ -212,6 +220,26 @@ impl Params {
         Ok(self.self_alignment_blocks()?.map(aligned))
     }
 
+    /// The weight of the alignment with latents; 0 without one.
+    fn latent_alignment(&self) -> f64 {
+        self.latent_alignment.unwrap_or(0.0)
+    }
+
+    /// The block, counted from 1, that is aligned with the latents; `None` without that.
+    fn latent_alignment_block(&self) -> Result<Option<usize>> {
+        let blocks = self.architecture.sizes()?.1;
+        match self.latent_alignment_depth {
+            _ if self.latent_alignment() == 0.0 => Ok(None),
+            None => Err(Error::usage("`latent_alignment` needs `latent_alignment_depth`")
+                .hint("choose an early block: SRA 2 has 8 for SiT-XL/2 and SiT-L/2, and 2 for SiT-B/2")),
+            Some(block) if block > blocks => {
+                let text = format!("`latent_alignment_depth` {block} is not one of the blocks 1 to {blocks}");
+                Err(Error::usage(text))
+            }
+            block => Ok(block),
+        }
+    }
+
     fn dispersion(&self) -> Result<Option<Dispersion>> {
         let blocks = self.architecture.sizes()?.1;
         let depth = self.dispersive_depth.unwrap_or((blocks / 4).max(1));
@@ -240,9 +268,12 @@ impl Params {
 
     /// A setting beside network and alignment that erw's GPU kernels do not cover, if there is one.
     fn uncovered(&self) -> Option<&'static str> {
-        let settings =
-            [(self.self_alignment > 0.0).then_some("self_alignment"), (self.attention > 0.0).then_some("attention")];
-        settings.into_iter().flatten().next()
+        let settings = [
+            ("self_alignment", self.self_alignment),
+            ("latent_alignment", self.latent_alignment()),
+            ("attention", self.attention),
+        ];
+        settings.into_iter().find(|(_, weight)| *weight > 0.0).map(|(name, _)| name)
     }
 
     /// A relation is scheduled with the alignment, so without one it would do nothing.
@@ -325,6 +356,7 @@ fn run(attempt: &Attempt) -> Result<()> {
         alignment: p.comparison,
         dispersion,
         self_alignment: p.self_alignment()?,
+        latent_alignment: p.latent_alignment(),
         attention: p.attention()?,
         class_token: p.class_token,
     };

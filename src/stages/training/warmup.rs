@@ -50,7 +50,8 @@ struct Params {
 
 impl Params {
     fn depths(&self) -> Depths {
-        Depths { encoder: vec![self.depth], class_token: false, self_alignment: None, warmup: Some(self.depth) }
+        let encoder = vec![self.depth];
+        Depths { encoder, class_token: false, self_alignment: None, latent_alignment: None, warmup: Some(self.depth) }
     }
 }
 

@@ -120,10 +120,10 @@ class Final(nn.Module):
 
 
 class Sit(nn.Module):
-    """With `lightning`: RMSNorm, also of queries and keys, and SwiGLU. A projector behind block 2, or with `sra` a head
-    of SRA instead. With `reg` a class token, and no rotary embedding."""
+    """With `lightning`: RMSNorm, also of queries and keys, and SwiGLU. A projector behind block 2, or with `sra` or `sra2`
+    their head instead. With `reg` a class token, and no rotary embedding."""
 
-    def __init__(self, lightning=False, sra=False, reg=False):
+    def __init__(self, lightning=False, sra=False, sra2=False, reg=False):
         super().__init__()
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(CHANNELS, HIDDEN, PATCH, PATCH)})
         self.t_embedder = nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(256, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, HIDDEN))})
@@ -132,6 +132,10 @@ class Sit(nn.Module):
         if sra:
             linear1, linear2 = nn.Linear(HIDDEN, 2 * HIDDEN), nn.Linear(2 * HIDDEN, HIDDEN)
             self.ap_head = nn.ModuleDict({"linear1": linear1, "linear2": linear2})
+        elif sra2:
+            widths = [HIDDEN, *[2 * HIDDEN] * 4, PATCH * PATCH * CHANNELS]
+            layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:])]
+            self.latent_head = nn.Sequential(*[m for layer in layers for m in (layer, nn.SiLU())][:-1])
         else:
             self.projectors = nn.ModuleList([nn.Sequential(
                 nn.Linear(HIDDEN, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, FEATURES))])
@@ -219,6 +223,17 @@ def self_alignment():
          {"student": student, "distance": distance}, (v - b["noise"] + b["x"]).pow(2).mean() + 0.2 * distance)
 
 
+def latent_alignment():
+    """arXiv 2601.17830: block 2, through a head of five layers, against the clean latents, patch by patch; smooth l1."""
+    net, b = scramble(Sit(sra2=True), 13), batch(14)
+    v, outputs = net(at(b["x"], b["noise"], b["t"]), b["t"], b["y"])
+    predicted = net.latent_head(outputs[1])
+    patches = b["x"].reshape(-1, CHANNELS, GRID, PATCH, GRID, PATCH).permute(0, 2, 4, 3, 5, 1).reshape(predicted.shape)
+    distance = F.smooth_l1_loss(predicted, patches, beta=0.05)
+    save("latent_alignment", dict(net.named_parameters()), b, {"predicted": predicted, "distance": distance},
+         (v - b["noise"] + b["x"]).pow(2).mean() + distance)
+
+
 def attention():
     """arXiv 2505.16792: cross-entropy of the attention of blocks 1 and 3 to given scores of three heads, the first two of
     which have partners."""
@@ -275,6 +290,7 @@ if __name__ == "__main__":
     lightningdit()
     relation()
     self_alignment()
+    latent_alignment()
     attention()
     encoder_attention()
     class_token()

@@ -72,6 +72,9 @@ pub struct SiTConfig {
     /// Block, counted from 1, behind which the head of SRA sits.
     #[serde(default, skip_serializing_if = "is_default")]
     pub self_alignment: Option<usize>,
+    /// Block, counted from 1, behind which the head of SRA 2 sits.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub latent_alignment: Option<usize>,
     /// Keep this many blocks and no final layer: the network of the warmup.
     pub warmup_depth: Option<usize>,
 }
@@ -123,6 +126,7 @@ impl SiTConfig {
             qk_norm: false,
             class_token: None,
             self_alignment: None,
+            latent_alignment: None,
             warmup_depth: None,
         })
     }
@@ -175,8 +179,10 @@ impl SiTConfig {
         if self.class_token.is_some() && self.warmup_depth.is_some() {
             bail!("a warmup has no class token");
         }
-        if let Some(bad) = self.self_alignment.filter(|d| !(1..=self.blocks()).contains(d)) {
-            bail!("self_alignment {bad} is not one of the blocks 1 to {}", self.blocks());
+        for (name, block) in [("self_alignment", self.self_alignment), ("latent_alignment", self.latent_alignment)] {
+            if let Some(bad) = block.filter(|d| !(1..=self.blocks()).contains(d)) {
+                bail!("{name} {bad} is not one of the blocks 1 to {}", self.blocks());
+            }
         }
         if self.z_dims.is_empty() {
             return Ok(());
@@ -195,6 +201,11 @@ impl SiTConfig {
     /// Patches per side.
     pub fn grid(&self) -> usize {
         self.input_size / self.patch_size
+    }
+
+    /// Numbers of a patch, and of its velocity.
+    pub(super) fn patch_outputs(&self) -> usize {
+        self.patch_size * self.patch_size * self.in_channels
     }
 
     /// Patches of a latent.
@@ -291,6 +302,7 @@ mod tests {
         new["mlp"] = json!("swiglu");
         new["norm"] = json!("rms");
         new["self_alignment"] = json!(1);
+        new["latent_alignment"] = json!(2);
         new["projector"] = json!("conv3");
         let config: SiTConfig = serde_json::from_value(new.clone()).unwrap();
         config.check().unwrap();

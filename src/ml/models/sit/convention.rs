@@ -243,6 +243,7 @@ mod tests {
             qk_norm: false,
             class_token: None,
             self_alignment: None,
+            latent_alignment: None,
             warmup_depth: None,
         }
     }

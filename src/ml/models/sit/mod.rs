@@ -13,6 +13,7 @@
 //! blocks.I.{attn.{qkv,proj,q_norm,k_norm},mlp.{fc1,fc2},adaLN_modulation.1}   gated: mlp.{w12,w3}
 //! projectors.K.{0,2,4}        a convolution: projectors.K.projection_layer
 //! ap_head.linear{1,2}         the head of SRA (arXiv 2505.02831)
+//! latent_head.{0,2,4,6,8}     the head of SRA 2 (arXiv 2601.17830)
 //! cls_projectors2, wg_norm, final_layer.linear_cls   a class token beside the patches (REG, arXiv 2507.01467)
 //! final_layer.{linear,adaLN_modulation.1}   absent in the warmup variant
 //! blocks.I.{norm1,norm2}, final_layer.norm_final   only with RMSNorm: weights [D], as in LightningDiT
@@ -27,7 +28,7 @@ mod embed;
 pub mod release;
 mod tables;
 
-use super::projector::{Projector, SelfAlignmentHead};
+use super::projector::{LatentHead, Projector, SelfAlignmentHead};
 use crate::nn::params::{Frozen, Tensors};
 use crate::nn::precision::Precision;
 use crate::nn::{self, LayerNorm, Linear};
@@ -54,7 +55,7 @@ struct FinalLayer {
 
 impl FinalLayer {
     fn new(cfg: &SiTConfig, vb: VarBuilder) -> Result<Self> {
-        let outputs = cfg.patch_size * cfg.patch_size * cfg.in_channels;
+        let outputs = cfg.patch_outputs();
         Ok(Self {
             norm: AdaptiveNorm::new(cfg, vb.pp("norm_final"))?,
             linear: nn::linear_with(cfg.hidden, outputs, ZERO, ZERO, vb.pp("linear"))?,
@@ -103,6 +104,7 @@ pub struct SiT {
     blocks: Vec<Block>,
     projectors: Vec<Projector>,
     ap_head: Option<SelfAlignmentHead>,
+    latent_head: Option<LatentHead>,
     class_embedder: Option<ClassTokenEmbed>,
     final_layer: Option<FinalLayer>,
     keep: SavedActivations,
@@ -150,6 +152,10 @@ impl SiT {
             blocks,
             projectors: config.z_dims.iter().enumerate().map(projector).collect::<Result<_>>()?,
             ap_head: config.self_alignment.map(|_| SelfAlignmentHead::new(d, vb.pp("ap_head"))).transpose()?,
+            latent_head: match config.latent_alignment {
+                Some(_) => Some(LatentHead::new(d, config.patch_outputs(), vb.pp("latent_head"))?),
+                None => None,
+            },
             final_layer: match config.warmup_depth {
                 None => Some(FinalLayer::new(config, vb.pp("final_layer"))?),
                 Some(_) => None,
@@ -224,8 +230,9 @@ impl SiT {
         let hidden = also.hidden.and_then(|block| outputs.get(block.checked_sub(1)?).cloned());
         let projections = if also.projections { self.project(outputs)? } else { vec![] };
         let student = if also.student { Some(self.student(outputs)?) } else { None };
+        let latents = if also.latents { Some(self.latents(outputs)?) } else { None };
         let (velocity, class_velocity) = self.finish(&tokens, &c)?;
-        Ok(Forward { velocity, class_velocity, projections, hidden, student, attention })
+        Ok(Forward { velocity, class_velocity, projections, hidden, student, latents, attention })
     }
 
     /// Only the projections; later blocks are not run.
@@ -312,6 +319,18 @@ impl SiT {
         }
     }
 
+    /// The clean latents as the head of SRA 2 makes them of the outputs of the blocks, in order.
+    fn latents(&self, outputs: &[Tensor]) -> Result<Tensor> {
+        let block = self.config.latent_alignment.and_then(|block| outputs.get(block.checked_sub(1)?));
+        match (&self.latent_head, block) {
+            (Some(head), Some(tokens)) => {
+                let patches = self.wide(&head.forward(&self.precision.lower(tokens)?)?)?;
+                unpatchify(&patches, self.config.grid(), self.config.patch_size)
+            }
+            _ => bail!("the network has no head for the alignment with latents"),
+        }
+    }
+
     /// The output of each projector from the outputs of the blocks, in order.
     fn project(&self, outputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let project = |(k, projector): (usize, &Projector)| match outputs.get(self.config.tap(k).saturating_sub(1)) {
@@ -347,6 +366,8 @@ pub struct Also<'a> {
     pub hidden: Option<usize>,
     /// The output of the head of SRA.
     pub student: bool,
+    /// The output of the head of SRA 2.
+    pub latents: bool,
     /// Blocks, counted from 1, whose attention scores to return.
     pub attention: &'a [usize],
     /// Noised class tokens `[B, Z]`, for a network that has one.
@@ -365,6 +386,8 @@ pub struct Forward {
     pub hidden: Option<Tensor>,
     /// What SRA's head makes of its block's tokens, `[B, N, D]`, if requested.
     pub student: Option<Tensor>,
+    /// The clean latents as SRA 2's head predicts them, `[B, C, H, W]`, if requested.
+    pub latents: Option<Tensor>,
     /// Scores f32 `[B, H, N, N]` of each requested block.
     pub attention: Vec<Tensor>,
 }

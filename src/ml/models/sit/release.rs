@@ -16,7 +16,7 @@ pub const MODEL: &str = "model";
 pub const LANDMARKS: &[&str] = &["x_embedder.proj.weight"];
 
 /// What the names of parameters begin with that only a training needs.
-pub const HEADS: &[&str] = &["projectors.", "ap_head."];
+pub const HEADS: &[&str] = &["projectors.", "ap_head.", "latent_head."];
 
 /// Tables that are computed, not trained.
 pub const TABLES: &[&str] = &["pos_embed", "feat_rope.freqs_cos", "feat_rope.freqs_sin"];
@@ -120,8 +120,9 @@ impl SiTConfig {
             rope: file.contains_key("feat_rope.freqs_cos"),
             qk_norm: file.contains_key("blocks.0.attn.q_norm.weight"),
             class_token: size("cls_projectors2.weight", 1),
-            // Nor does it tell where the head of SRA was: assume SRA's place.
+            // Nor does it tell where the heads of SRA and SRA 2 were: assume their place in XL.
             self_alignment: file.contains_key("ap_head.linear1.weight").then_some(blocks.min(8)),
+            latent_alignment: file.contains_key("latent_head.0.weight").then_some(blocks.min(8)),
             warmup_depth,
         })
     }
@@ -169,13 +170,14 @@ mod tests {
             qk_norm: false,
             class_token: None,
             self_alignment: None,
+            latent_alignment: None,
             warmup_depth: None,
         };
         let warmed =
             SiTConfig { rope: true, qk_norm: true, encoder_depth: vec![4], warmup_depth: Some(4), ..plain.clone() };
         let later = SiTConfig { mlp: MlpKind::SwiGlu, projector: ProjectorKind::Conv3, ..plain.clone() };
         let lightning = SiTConfig { mlp: MlpKind::SwiGlu, norm: NormKind::Rms, qk_norm: true, ..plain.clone() };
-        let aligned = SiTConfig { z_dims: vec![], self_alignment: Some(8), ..plain.clone() };
+        let aligned = SiTConfig { z_dims: vec![], self_alignment: Some(8), latent_alignment: Some(8), ..plain.clone() };
         let entangled = SiTConfig { class_token: Some(768), ..plain.clone() };
         for config in [plain, warmed, later, lightning, aligned, entangled] {
             let (model, shapes) = params::census(|vb| SiT::new(&config, vb)).unwrap();

@@ -1,5 +1,6 @@
 //! The loss of full training: the velocity between data and noise, plus a scheduled alignment with
-//! features and, optionally, the velocity's direction, an alignment with itself and a dispersive loss.
+//! features and, optionally, the velocity's direction, an alignment with itself or with the clean
+//! latents, and a dispersive loss.
 
 use super::batch::{Batch, BatchConfig, Examples};
 use super::gpu::Feed;
@@ -28,6 +29,9 @@ pub struct FlowMatching<'a> {
     pub alignment: Alignment,
     pub dispersion: Option<Dispersion>,
     pub self_alignment: Option<SelfAlignment>,
+    /// Weight of the distance between the clean latents and what the head of SRA 2 (arXiv
+    /// 2601.17830) makes of a block's tokens; 0: none.
+    pub latent_alignment: f64,
     pub attention: Option<AttentionTransfer>,
     /// Weight of the velocity of class tokens, for a network that has one (REG, arXiv 2507.01467,
     /// eq. 7).
@@ -108,6 +112,7 @@ impl FlowMatching<'_> {
             projections: weight != 0.0,
             hidden: self.dispersion.map(|d| d.block),
             student: self.self_alignment.is_some(),
+            latents: self.latent_alignment > 0.0,
             attention: self.attention.as_ref().filter(|_| weight != 0.0).map_or(&[][..], |a| &a.blocks[..]),
         };
         let out = self.model.forward_with(&point, &t, &classes, &also)?;
@@ -145,6 +150,11 @@ impl FlowMatching<'_> {
             let distance = alignment.loss(student, &here(point)?, &here(t)?, &classes)?;
             parts.push(("self_alignment", number(&distance)?));
             loss = (loss + (distance * alignment.weight)?)?;
+        }
+        if let Some(predicted) = &out.latents {
+            let distance = loss::smooth_l1(predicted, &here(&noised.batch.latents)?)?;
+            parts.push(("latent_alignment", number(&distance)?));
+            loss = (loss + (distance * self.latent_alignment)?)?;
         }
         if let Some((hidden, dispersion)) = out.hidden.as_ref().zip(self.dispersion) {
             let spread = loss::dispersive(hidden, dispersion.temperature)?;
