@@ -49,26 +49,27 @@ pub struct Text {
     /// As the user named it.
     pub file: PathBuf,
     pub text: String,
-    /// Byte offsets of the line starts.
-    starts: Vec<usize>,
+    /// Byte offsets of the line starts, as in [`Place`].
+    starts: Vec<u32>,
 }
 
 impl Text {
     pub fn new(file: &Path, text: impl Into<String>) -> Arc<Self> {
         let text = text.into();
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let ends = text.match_indices('\n').map_while(|(at, _)| u32::try_from(at + 1).ok());
+        let starts = std::iter::once(0).chain(ends).collect();
         Arc::new(Self { file: file.into(), text, starts })
     }
 
     /// The 0-based line that contains this byte.
     pub fn line_at(&self, byte: usize) -> usize {
-        self.starts.partition_point(|start| *start <= byte).saturating_sub(1)
+        self.starts.partition_point(|start| *start as usize <= byte).saturating_sub(1)
     }
 
     /// The byte range of the 0-based line `number`, without its line ending.
     pub fn line(&self, number: usize) -> Option<Range<usize>> {
-        let start = *self.starts.get(number)?;
-        Some(start..self.starts.get(number + 1).map_or(self.text.len(), |next| next - 1))
+        let start = *self.starts.get(number)? as usize;
+        Some(start..self.starts.get(number + 1).map_or(self.text.len(), |next| *next as usize - 1))
     }
 }
 
@@ -101,7 +102,7 @@ impl Place {
         let Text { text, starts, .. } = &*self.source;
         let at = text.get(..self.start as usize).unwrap_or(text).len();
         let line = self.source.line_at(at);
-        (line + 1, text[starts[line]..at].chars().count() + 1)
+        (line + 1, text[starts[line] as usize..at].chars().count() + 1)
     }
 }
 

@@ -44,6 +44,16 @@ fn keep_freed_memory() {
     }
 }
 
+/// Returns freed memory to the kernel, wherever it lies. For the moment when something large was made
+/// from something larger that is gone (measured: a plan of 10,000 stages takes 68 MiB in place of 75).
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "malloc_trim has no safe wrapper; it may be called at any time")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Builds the thread pool that the hot loops share, smaller where fewer threads can be started.
 /// Built explicitly, because rayon panics when it builds the pool on first use and fails.
 ///

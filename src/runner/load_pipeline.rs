@@ -3,7 +3,7 @@
 use crate::files::digest::Digest;
 use crate::kind::Registry;
 use crate::pipeline::draft::KnownStage;
-use crate::pipeline::file::Spec;
+use crate::pipeline::file::{Source, Spec};
 use crate::pipeline::graph::Pipeline;
 use crate::pipeline::layers::Overrides;
 use crate::sweep;
@@ -14,7 +14,11 @@ use std::path::Path;
 impl Pipeline {
     /// Reads, resolves and checks a pipeline file. A `[sweep]` is checked but not expanded.
     pub fn load(path: &Path, registry: Registry, overrides: &Overrides) -> Result<Self> {
-        let spec = Spec::read(path, registry)?;
+        let source = Source::read(path, None)?;
+        if let Some(pipeline) = Self::of_pieces(path, &source, registry, overrides) {
+            return Ok(pipeline);
+        }
+        let spec = Spec::of_file(path, &source, registry)?;
         sweep::check(&spec)?;
         Self::of(spec, overrides)
     }

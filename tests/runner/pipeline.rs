@@ -35,7 +35,7 @@ fn each_layer_overrides_the_one_below() {
     let steps = |space: &Space, set: &[&str], env: &[(&str, &str)]| {
         let pipeline = space.load_with(set, env).unwrap();
         let train = stage(&pipeline, "train");
-        (train.params["seed"].clone(), origin(space, &pipeline, "train", "params.seed"))
+        (train.params.get("seed").unwrap().clone(), origin(space, &pipeline, "train", "params.seed"))
     };
     let text = |t: &str| t.to_string();
     let base = Space::of(&[("p.toml", &BASE.replace("[params]\nseed = 1\n", ""))]);
@@ -63,8 +63,12 @@ fn params_of_a_child_override_stages_of_its_parent() {
         ("base.toml", BASE),
     ]);
     let pipeline = space.load().unwrap();
-    assert_eq!(stage(&pipeline, "train").params["steps"], json!(9));
-    assert_eq!(stage(&pipeline, "train").params["lr"], json!(1.0), "an integer becomes the float that the field wants");
+    assert_eq!(stage(&pipeline, "train").params.get("steps").unwrap(), &json!(9));
+    assert_eq!(
+        stage(&pipeline, "train").params.get("lr").unwrap(),
+        &json!(1.0),
+        "an integer becomes the float that the field wants"
+    );
     assert_eq!(pipeline.name, "p", "the name is not inherited");
 }
 
@@ -72,10 +76,10 @@ fn params_of_a_child_override_stages_of_its_parent() {
 fn operation_values_are_set_like_parameters() {
     let space = extended("[stages.train]\noperation.log_every = 5\n");
     let pipeline = space.load().unwrap();
-    assert_eq!(stage(&pipeline, "train").operation["log_every"], json!(5));
+    assert_eq!(stage(&pipeline, "train").operation.get("log_every").unwrap(), &json!(5));
     assert_eq!(origin(&space, &pipeline, "train", "operation.log_every"), "stage operation p.toml:3");
     let pipeline = space.load_with(&["train.log_every=6"], &[]).unwrap();
-    assert_eq!(stage(&pipeline, "train").operation["log_every"], json!(6));
+    assert_eq!(stage(&pipeline, "train").operation.get("log_every").unwrap(), &json!(6));
     assert!(!stage(&pipeline, "train").params.contains_key("log_every"));
 }
 
@@ -88,7 +92,7 @@ fn paths_are_relative_to_where_they_are_written() {
         let images = stage(&pipeline, "images");
         assert_eq!(images.sources.get("source").unwrap().missing, ["run tools/get-images.sh"]);
         (
-            images.params["source"].clone(),
+            images.params.get("source").unwrap().clone(),
             space.plain(&images.sources.get("source").unwrap().path.display().to_string()),
         )
     };
@@ -106,7 +110,10 @@ fn false_unsets_an_optional_parameter_of_the_parent() {
         let space = Space::of(&[("p.toml", &format!("extends = \"base.toml\"\n{text}")), ("base.toml", &base)]);
         let pipeline = space.load_with(set, &[]).map_err(|e| space.plain(&e.to_string()))?;
         let train = stage(&pipeline, "train");
-        Ok::<_, String>((train.params["label"].clone(), origin(&space, &pipeline, "train", "params.label")))
+        Ok::<_, String>((
+            train.params.get("label").unwrap().clone(),
+            origin(&space, &pipeline, "train", "params.label"),
+        ))
     };
     assert_eq!(label("", &[]).unwrap().0, json!("a"));
     let unset = "[stages.train.params]\nlabel = false\n";
@@ -126,7 +133,11 @@ fn stages_are_removed_and_added_back() {
     let q = "extends = \"base.toml\"\n[stages.train]\nremove = true\n";
     let space = Space::of(&[("p.toml", back), ("q.toml", q), ("base.toml", &BASE.replace("100", "100, lr = 5.0"))]);
     let pipeline = space.load().unwrap();
-    assert_eq!(stage(&pipeline, "train").params["lr"], json!(1e-4), "what was said before the removal is forgotten");
+    assert_eq!(
+        stage(&pipeline, "train").params.get("lr").unwrap(),
+        &json!(1e-4),
+        "what was said before the removal is forgotten"
+    );
 }
 
 #[test]
@@ -206,14 +217,18 @@ fn commands_are_stages() {
     let pipeline = space.load_with(&["c.n=3"], &[]).unwrap();
     let c = stage(&pipeline, "c");
     assert_eq!(c.kind.name, "command");
-    assert_eq!(c.command.as_ref().unwrap().run, ["x.py", "{inputs.net}", "{params.title}"]);
-    assert_eq!(c.params["run"], json!(["x.py", "{inputs.net}", "{params.title}"]), "the template is in the key");
-    assert_eq!((c.params["title"].clone(), c.params["n"].clone()), (json!("b"), json!(3)));
+    assert_eq!(c.program().unwrap(), ["x.py", "{inputs.net}", "{params.title}"]);
+    assert_eq!(
+        c.params.get("run").unwrap(),
+        &json!(["x.py", "{inputs.net}", "{params.title}"]),
+        "the template is in the key"
+    );
+    assert_eq!((c.params.get("title").unwrap().clone(), c.params.get("n").unwrap().clone()), (json!("b"), json!(3)));
     assert_eq!(space.plain(&c.sources.get("watch.0").unwrap().path.display().to_string()), "sub/x.py");
     assert_eq!(c.outputs.get("report").unwrap(), "report");
     assert_eq!(pipeline.stage(c.inputs.get("net").unwrap().from).name, "train");
-    let sh = stage(&pipeline, "sh").command.as_ref().unwrap();
-    assert_eq!(sh.run, ["sh", "-c", "cat {inputs.r}/* | sort ${X} > {outputs.o}/all"]);
+    let sh = stage(&pipeline, "sh").program().unwrap();
+    assert_eq!(sh, ["sh", "-c", "cat {inputs.r}/* | sort ${X} > {outputs.o}/all"]);
 }
 
 #[test]
@@ -265,7 +280,7 @@ fn trials_share_equal_stages() {
     assert_eq!(all, expected);
     let sit = plan.trials.iter().find(|t| t.name == "sit,seed=1,scale=2.0").unwrap();
     let train = plan.pipeline.stage(sit.stages["train"]);
-    assert_eq!((train.name.as_str(), &train.params["seed"]), ("train@sit,seed=1,scale=2.0", &json!(1)));
+    assert_eq!((train.name.as_str(), train.params.get("seed").unwrap()), ("train@sit,seed=1,scale=2.0", &json!(1)));
     assert!(!train.inputs.contains_key("init"));
     assert_eq!(plan.pipeline.stage(train.inputs.get("latents").unwrap().from).name, "codec@scale=2.0");
     assert_eq!(sit.settings[0], ("train.inputs.init".to_string(), json!(false)));
@@ -284,7 +299,9 @@ fn an_operation_axis_shares_its_stage() {
 fn set_values_apply_to_every_trial() {
     let space = extended("[sweep]\n\"train.seed\" = [0, 1]\n");
     let plan = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.lr=0.5"], &[])).unwrap();
-    assert!(plan.trials.iter().all(|t| plan.pipeline.stage(t.stages["train"]).params["lr"] == json!(0.5)));
+    assert!(
+        plan.trials.iter().all(|t| plan.pipeline.stage(t.stages["train"]).params.get("lr").unwrap() == &json!(0.5))
+    );
     // Trials that were called `seed=0` and `seed=1` would both be of seed 9.
     let refused = SweepPlan::load(&space.path("p.toml"), TOYS, &overrides(&["train.seed=9"], &[])).err().unwrap();
     assert_eq!(refused.message, "`--set train.seed` sets a parameter that the sweep varies");

@@ -289,12 +289,12 @@ fn facts_of_shipped_pipelines() -> BTreeMap<&'static str, BTreeSet<&'static str>
             take(stage.kind.name, stage.kind.facts, &other);
         }
     }
-    let probe = Params::from([("label".to_string(), Value::from("null"))]);
-    let sit = Params::from([("as".to_string(), Value::from("sit")), ("preset".to_string(), "SiT-B/2".into())]);
+    let probe = Params::from_iter([("label".to_string(), Value::from("null"))]);
+    let sit = Params::from_iter([("as".to_string(), Value::from("sit")), ("preset".to_string(), "SiT-B/2".into())]);
     let imported: Value = serde_json::json!({"source": "latents", "scaling_factor": 0.5, "shift_factor": 0.0,
         "normalization": "channel", "rows_per_shard": 1, "flip": false});
     let imported: Params = imported.as_object().unwrap().clone().into_iter().collect();
-    let with_class = Params::from([("class_token".to_string(), Value::from(true))]);
+    let with_class = Params::from_iter([("class_token".to_string(), Value::from(true))]);
     let folder = tempfile::tempdir().unwrap();
     let config = EncoderConfig::fixed(VitConfig::new(56, 14, 48, 2, 3), [0.5; 3], [0.5; 3]);
     let file = folder.path().join("config.json");

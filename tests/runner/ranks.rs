@@ -94,7 +94,7 @@ fn mpirun_starts_ranks_that_exchange_gradients() {
 #[test]
 fn a_plan_and_a_training_allow_the_same_numbers_of_ranks() {
     for batches in 1..70usize {
-        let params: Params = [("accumulate".to_string(), batches.into())].into();
+        let params: Params = [("accumulate".to_string(), batches.into())].into_iter().collect();
         for ranks in 1..80 {
             let planned = Sharing::MicroBatches.allows(&params, ranks);
             assert_eq!(planned, tree::can_share(batches, ranks), "{batches} micro-batches on {ranks} ranks");

@@ -173,11 +173,21 @@ fn every_pipeline_loads_plans_and_states_its_expected_result() {
             assert_eq!(train.params[key], *value, "{name}: {key}");
         }
         let sample = stage(&pipeline, "sample");
-        assert_eq!((&sample.params["sampler"], &sample.params["steps"]), (&json!("sde"), &json!(250)));
-        assert_eq!((&sample.params["cfg_scale"], &sample.params["count"]), (&json!(1.0), &json!(50_000)));
-        assert_eq!((&sample.params["weights"], &sample.operation["batch"]), (&json!("ema"), &json!(64)));
+        assert_eq!(
+            (sample.params.get("sampler").unwrap(), sample.params.get("steps").unwrap()),
+            (&json!("sde"), &json!(250))
+        );
+        assert_eq!(
+            (sample.params.get("cfg_scale").unwrap(), sample.params.get("count").unwrap()),
+            (&json!(1.0), &json!(50_000))
+        );
+        assert_eq!(
+            (sample.params.get("weights").unwrap(), sample.operation.get("batch").unwrap()),
+            (&json!("ema"), &json!(64))
+        );
         assert!(
-            !train.inputs.contains_key("init") || stage(&pipeline, "warmup").params["rope"] == train.params["rope"]
+            !train.inputs.contains_key("init")
+                || stage(&pipeline, "warmup").params.get("rope").unwrap() == train.params.get("rope").unwrap()
         );
     }
 }
@@ -187,18 +197,19 @@ fn pipelines_differ_where_the_methods_do() {
     // Model, alignment, coefficient, half-life, block, steps, warmup (steps, blocks), guidance.
     let of = |name: &str| {
         let p = load(&format!("{name}.toml"));
-        let (t, c) = (&stage(&p, "train").params, &stage(&p, "sample-cfg").params);
+        let t = |name: &str| stage(&p, "train").params.get(name).unwrap();
+        let c = |name: &str| stage(&p, "sample-cfg").params.get(name).unwrap();
         let warmup = p.stages.iter().find(|s| s.name == "warmup");
         json!([
-            t["model"],
-            t["rope"],
-            t["alignment"],
-            t["alignment_weight"],
-            t["alignment_steps"],
-            t["encoder_depth"],
-            t["steps"],
-            warmup.map(|w| json!([w.params["steps"], w.params["depth"]])),
-            [c["cfg_scale"], c["guidance_low"], c["guidance_high"]]
+            t("model"),
+            t("rope"),
+            t("alignment"),
+            t("alignment_weight"),
+            t("alignment_steps"),
+            t("encoder_depth"),
+            t("steps"),
+            warmup.map(|w| json!([w.params.get("steps").unwrap(), w.params.get("depth").unwrap()])),
+            [c("cfg_scale"), c("guidance_low"), c("guidance_high")]
         ])
     };
     let erw = |model: &str, weight: f64, depth: u32, steps: u32, blocks: u32| {
@@ -256,8 +267,14 @@ fn the_sampler_grid_shares_the_network_of_the_digits() {
         assert_eq!((ours.kind.name, &ours.params), (theirs.kind.name, &theirs.params), "{shared}");
     }
     for trial in &plan.trials {
-        assert_eq!(plan.pipeline.stage(trial.stages["fd"]).params["metrics"], json!(["fid", "precision", "recall"]));
-        assert_eq!(plan.pipeline.stage(trial.stages["sample"]).params["seed"], stage(&digits, "sample").params["seed"]);
+        assert_eq!(
+            plan.pipeline.stage(trial.stages["fd"]).params.get("metrics").unwrap(),
+            &json!(["fid", "precision", "recall"])
+        );
+        assert_eq!(
+            plan.pipeline.stage(trial.stages["sample"]).params.get("seed").unwrap(),
+            stage(&digits, "sample").params.get("seed").unwrap()
+        );
     }
 }
 
@@ -267,11 +284,15 @@ fn pipelines_use_the_protocol_of_papers() {
     for name in IMAGENET {
         let pipeline = load(&format!("{name}.toml"));
         let reference = if name == "sit-xl-512" { "adm-imagenet512" } else { "adm-imagenet256" };
-        assert_eq!(stage(&pipeline, "reference").params["name"], reference, "{name}");
+        assert_eq!(stage(&pipeline, "reference").params.get("name").unwrap(), reference, "{name}");
         for fid in ["fid", "fid-cfg"] {
             let fid = stage(&pipeline, fid);
             let suite = json!(["fid", "sfid", "is", "precision", "recall"]);
-            assert_eq!((&fid.params["metrics"], &fid.params["mode"]), (&suite, &json!("adm")), "{name}");
+            assert_eq!(
+                (fid.params.get("metrics").unwrap(), fid.params.get("mode").unwrap()),
+                (&suite, &json!("adm")),
+                "{name}"
+            );
             assert_eq!(pipeline.stage(fid.inputs[&"reference".to_string()].from).name.as_str(), "reference", "{name}");
         }
     }
@@ -285,19 +306,24 @@ fn assert_measured_at_equal_cost(plan: &SweepPlan, costs: &[f64]) {
         let cost = Cost::of(train);
         let warmed = train.inputs.get("init").map_or(0.0, |edge| {
             let warmup = plan.pipeline.stage(edge.from);
-            assert_eq!(warmup.params["seed"], train.params["seed"]);
-            warmup.params["steps"].as_f64().unwrap() * cost.warmup(warmup.params["depth"].as_f64().unwrap())
+            assert_eq!(warmup.params.get("seed").unwrap(), train.params.get("seed").unwrap());
+            warmup.params.get("steps").unwrap().as_f64().unwrap()
+                * cost.warmup(warmup.params.get("depth").unwrap().as_f64().unwrap())
         });
-        let step = if train.params["alignment"] == "none" { 1.0 } else { cost.aligned() };
+        let step = if train.params.get("alignment").unwrap() == "none" { 1.0 } else { cost.aligned() };
         let mut steps = vec![];
         for x in costs {
-            let weights = stage(&format!("sample-{x}")).params["weights"].as_str().unwrap();
+            let weights = stage(&format!("sample-{x}")).params.get("weights").unwrap().as_str().unwrap();
             let step_of: f64 = weights.strip_prefix("ema@").unwrap().parse().unwrap();
             assert!((warmed + step_of * step - x).abs() <= 0.5 * step, "{}: {weights} at {x}", trial.name);
             steps.push(step_of);
         }
-        assert_eq!(train.params["snapshots"], json!(steps.iter().map(|s| *s as u64).collect::<Vec<_>>()));
-        assert_eq!(train.params["steps"].as_f64(), steps.last().copied(), "nothing is trained that is not measured");
+        assert_eq!(train.params.get("snapshots").unwrap(), &json!(steps.iter().map(|s| *s as u64).collect::<Vec<_>>()));
+        assert_eq!(
+            train.params.get("steps").unwrap().as_f64(),
+            steps.last().copied(),
+            "nothing is trained that is not measured"
+        );
     }
 }
 
@@ -313,7 +339,7 @@ struct Cost {
 
 impl Cost {
     fn of(train: &Stage) -> Self {
-        let int = |key: &str| train.params[key].as_f64().unwrap();
+        let int = |key: &str| train.params.get(key).unwrap().as_f64().unwrap();
         let (tokens, features, frequencies) = (16.0, 96.0, 256.0);
         let numbers = 4.0 * int("patch_size") * int("patch_size");
         let (d, p) = (int("hidden"), int("projector_dim"));

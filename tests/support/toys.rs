@@ -75,7 +75,7 @@ fn fine(_: &Params, _: &Params, _: &[&str]) -> Result<()> {
     Ok(())
 }
 fn check_train(params: &Params, _: &Params, _: &[&str]) -> Result<()> {
-    match params["steps"].as_i64() {
+    match params.get("steps").and_then(serde_json::Value::as_i64) {
         Some(n) if n % 7 == 0 => Err(Error::usage("`steps` must not be a multiple of 7")),
         _ => Ok(()),
     }

@@ -128,11 +128,11 @@ fn sources(checker: &CacheChecker<'_>, stage: &Stage) -> Result<BTreeMap<String,
 
 fn values(stage: &Stage, base: &BTreeMap<StageId, &str>) -> (BTreeMap<String, Json>, BTreeSet<String>) {
     let mut values = BTreeMap::new();
-    if stage.command.is_none() {
+    if !stage.is_command {
         values.insert("revision".to_string(), Json::from(stage.manifest.revision));
     }
     for (name, value) in &stage.params {
-        let program = stage.command.is_some() && name == "run";
+        let program = stage.is_command && name == "run";
         values.insert(if program { name.clone() } else { format!("params.{name}") }, value.clone());
     }
     for (slot, edge) in &stage.inputs {

@@ -134,7 +134,7 @@ fn resourced(stage: &Stage, verdict: &Verdict) -> bool {
     let other = |r: &Reason| {
         matches!(r, Reason::SourceChanged { .. } | Reason::SourceAdded { .. } | Reason::SourceRemoved { .. })
     };
-    stage.command.is_none() && reasons.iter().any(other)
+    !stage.is_command && reasons.iter().any(other)
 }
 
 fn sum(lines: &[Line], missing: &[&Missing], blocked: usize) -> String {

@@ -116,7 +116,7 @@ impl Sweep<'_> {
                 Some((Status::Cached | Status::Ran, results)) => {
                     MayGive::These(results.iter().map(|r| r.name.clone()).collect())
                 }
-                _ if stage.command.is_none() => MayGive::These(stage.manifest.results.clone()),
+                _ if !stage.is_command => MayGive::These(stage.manifest.results.clone()),
                 _ if stage.outputs.values().any(|ty| ty == erw_runner::kind::field::TYPE) => MayGive::Anything,
                 _ => MayGive::These(vec![]),
             };

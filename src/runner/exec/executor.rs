@@ -306,7 +306,7 @@ impl Executor<'_> {
             ranks: allocation.ranks,
             numbering: numbering(stage, allocation),
             device: allocation.device(),
-            command: stage.command.as_ref().map(|c| c.run.clone()),
+            command: stage.program().map(|words| words.into_iter().map(String::from).collect()),
             pipeline: self.checker.pipeline.name.clone(),
             pipeline_file: self.checker.pipeline.file.canonicalize().unwrap_or_else(|_| file.clone()),
             pipeline_dir: file.parent().unwrap_or(Path::new("/")).into(),

@@ -1,13 +1,13 @@
 //! The declarations of a manifest: parameters with types and limits, input slots, outputs. Does not
 //! know the text of manifests.
 
+use crate::small_map::SmallMap;
 use crate::text::spanned::{Node, Toml};
 use erw_base::error::{Error, Result};
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 
 /// Resolved parameter values by name, typed as declared (ints stay ints, floats are floats).
-pub type Params = BTreeMap<String, serde_json::Value>;
+pub type Params = SmallMap<serde_json::Value>;
 
 /// Values as a kind's own struct (`deny_unknown_fields`, no `Default`).
 ///
@@ -45,7 +45,7 @@ impl Exact {
 }
 
 /// A declared input slot: `latents = "latents"`, `init = "warmed|sit?"`, `features = "features*"`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InputSlot {
     pub name: String,
     /// Accepted artifact types; [`ANY`] accepts all.
@@ -58,7 +58,7 @@ pub struct InputSlot {
 }
 
 /// `sit = "sit"`; a type written `{param}` is the value of that string parameter.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     pub name: String,
     pub ty: String,
@@ -73,7 +73,7 @@ pub struct Output {
 /// the parameter `url`. Types are `bool`, `int`, `float`, `string`, `path`, `published`, lists such
 /// as `[int]`, and `int | [int]` for one integer or a list of them; without `type`, the default
 /// implies it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Field {
     pub name: String,
     pub ty: FieldType,

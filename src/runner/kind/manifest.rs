@@ -15,7 +15,7 @@ use erw_base::error::{Error, ErrorKind, Result};
 use std::path::Path;
 
 /// A parsed manifest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
     pub kind: String,
     pub summary: String,

@@ -22,7 +22,7 @@ impl Fact {
 }
 
 /// A condition of a manifest, under `[agree]` or `[doubt]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     pub left: Expression,
     pub relation: Relation,

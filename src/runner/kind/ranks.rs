@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(possible(7), [1, 7]);
         assert_eq!(possible(8), [1, 2, 4, 8]);
         assert_eq!(possible(12), [1, 3, 6, 12]);
-        let params: Params = [(ACCUMULATE.to_string(), 12.into())].into();
+        let params: Params = [(ACCUMULATE.to_string(), 12.into())].into_iter().collect();
         assert_eq!(Sharing::MicroBatches.largest(&params, 8), 6);
         assert_eq!(Sharing::Pieces.largest(&params, 8), 8);
     }

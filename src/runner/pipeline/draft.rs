@@ -43,7 +43,7 @@ impl KnownStage {
             retry: RetryPolicy::default(),
             turn: 0,
             origins: SmallMap::new(),
-            command: None,
+            is_command: false,
         };
         Draft { stage, input_refs: vec![], place: place.clone() }
     }

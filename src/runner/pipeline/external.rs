@@ -169,7 +169,7 @@ impl Added<'_> {
         let needed = needed(&edges, target);
         let there: HashSet<String> = self.drafts.iter().map(|d| d.stage.name.clone()).collect();
         for (i, draft) in drafts.into_iter().enumerate().filter(|(i, _)| needed.contains(i)) {
-            if draft.stage.command.is_some() && folder(&path) != folder(&self.spec.file) {
+            if draft.stage.is_command && folder(&path) != folder(&self.spec.file) {
                 let text = format!("`{}` runs a program in the folder of its pipeline", names[i]);
                 return Err(wanted.error(text).hint("move the two pipelines into one folder"));
             }

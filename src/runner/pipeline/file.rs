@@ -8,7 +8,7 @@ use crate::kind::manifest::Manifest;
 use crate::kind::{Registry, StageKind};
 use crate::text::spanned::{self, Entry, Node, Toml, flatten};
 use crate::text::suggest;
-use erw_base::error::{Error, Place, Result};
+use erw_base::error::{Error, Place, Result, Text};
 use erw_base::text;
 use rayon::prelude::*;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -67,14 +67,20 @@ pub(crate) struct File {
 impl Spec {
     /// Reads `path` and its parents. Only pipeline files are read.
     pub fn read(path: &Path, registry: Registry) -> Result<Self> {
-        Self::of(chain(path)?, path, registry)
+        Self::of_file(path, &Source::read(path, None)?, registry)
+    }
+
+    /// Likewise, where `path` itself has been read.
+    pub(crate) fn of_file(path: &Path, source: &Source, registry: Registry) -> Result<Self> {
+        Self::of(chain(path, File::parse(path, source)?)?, path, registry)
     }
 
     /// A pipeline from `text` instead of a file, without parents; errors call it `name`. Relative
     /// paths start at the current folder.
     pub(crate) fn of_text(name: &str, text: String, registry: Registry) -> Result<Self> {
         let path = Path::new(name);
-        Self::of(vec![File::of_text(path, text)?], path, registry)
+        let digest = Digest::of_bytes(text.as_bytes());
+        Self::of(vec![File::parse(path, &Source { text: Text::new(path, text), digest })?], path, registry)
     }
 
     /// What is left in `text` of a file without parents. `digest`: of the whole file; `others`: the
@@ -86,14 +92,16 @@ impl Spec {
         others: &BTreeSet<String>,
         registry: Registry,
     ) -> Result<Self> {
-        Self::with(vec![File::parse(path, text, digest)?], path, others, registry)
+        let file = File::parse(path, &Source { text: Text::new(path, text), digest })?;
+        Self::with(vec![file], path, others, registry)?.warned()
     }
 
     fn of(files: Vec<File>, path: &Path, registry: Registry) -> Result<Self> {
-        Self::with(files, path, &BTreeSet::new(), registry)
+        Self::with(files, path, &BTreeSet::new(), registry)?.warned()
     }
 
-    fn with(files: Vec<File>, path: &Path, others: &BTreeSet<String>, registry: Registry) -> Result<Self> {
+    /// Without warnings.
+    pub(crate) fn with(files: Vec<File>, path: &Path, others: &BTreeSet<String>, registry: Registry) -> Result<Self> {
         let mut spec = Self {
             name: String::new(),
             file: path.to_path_buf(),
@@ -113,8 +121,12 @@ impl Spec {
         let check = |stage: &StageSpec| stage.statements(&spec.files).try_for_each(|entry| check_stage(stage, entry));
         first_error(spec.stages.par_iter().with_min_len(AT_A_TIME).map(check))?;
         spec.check_shared(others, registry)?;
-        spec.warnings = self::warnings(&spec, registry)?;
         Ok(spec)
+    }
+
+    fn warned(mut self) -> Result<Self> {
+        self.warnings = warnings(&self)?;
+        Ok(self)
     }
 
     /// The file that the user named.
@@ -187,9 +199,9 @@ fn statements<'a>(files: &'a [File], name: &str, since: usize) -> impl Iterator<
     files[since..].iter().filter_map(move |f| f.stage(name))
 }
 
-/// The file and its parents, the root first.
-fn chain(path: &Path) -> Result<Vec<File>> {
-    let mut files = vec![File::read(path, None)?];
+/// A file and its parents, the root first.
+fn chain(path: &Path, file: File) -> Result<Vec<File>> {
+    let mut files = vec![file];
     let mut seen = vec![identity(path)];
     while let Some((parent, place)) = files.last().and_then(|f| f.extends.clone()) {
         let path = files.last().map(File::dir).unwrap_or_default().join(&parent);
@@ -199,7 +211,7 @@ fn chain(path: &Path) -> Result<Vec<File>> {
             return Err(Error::usage(format!("pipelines extend each other: `{}`", cycle.join(" -> "))).at(place));
         }
         seen.push(identity(&path));
-        files.push(File::read(&path, Some(place))?);
+        files.push(File::parse(&path, &Source::read(&path, Some(place))?)?);
     }
     files.reverse();
     Ok(files)
@@ -227,12 +239,18 @@ fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
-impl File {
+/// The text of a pipeline file.
+pub(crate) struct Source {
+    pub text: Arc<Text>,
+    /// Of the bytes on disk, because it is compared with the file later.
+    pub digest: Digest,
+}
+
+impl Source {
     /// `place` is where a child names the file.
-    fn read(path: &Path, place: Option<Place>) -> Result<Self> {
+    pub fn read(path: &Path, place: Option<Place>) -> Result<Self> {
         let read = || {
             let bytes = std::fs::read(path)?;
-            // Digest of the bytes on disk, because it is compared with the file later.
             Ok((Digest::of_bytes(&bytes), text::of_bytes(&bytes)?))
         };
         let (digest, text) = read().map_err(|e| {
@@ -242,16 +260,17 @@ impl File {
             let rule = place.is_some().then(|| "`extends` is relative to the file that contains it".to_string());
             Error::io("read pipeline", path, e).maybe_at(place).maybe_hint(gone.or(near).or(rule))
         })?;
-        Self::parse(path, text, digest)
+        Ok(Self { text: Text::new(path, text), digest })
+    }
+}
+
+impl File {
+    fn parse(path: &Path, source: &Source) -> Result<Self> {
+        Self::of(path, source.digest, spanned::parse_text(&source.text)?.into_table("a pipeline")?)
     }
 
-    fn of_text(path: &Path, text: String) -> Result<Self> {
-        let digest = Digest::of_bytes(text.as_bytes());
-        Self::parse(path, text, digest)
-    }
-
-    fn parse(path: &Path, text: String, digest: Digest) -> Result<Self> {
-        let root = spanned::parse(path, text)?;
+    /// A file that says this.
+    pub fn of(path: &Path, digest: Digest, entries: Vec<Entry>) -> Result<Self> {
         let mut file = Self {
             path: path.to_path_buf(),
             digest,
@@ -265,7 +284,7 @@ impl File {
             random: None,
             stop: None,
         };
-        for entry in root.into_table("a pipeline")? {
+        for entry in entries {
             file.take(entry)?;
         }
         Ok(file)
@@ -326,12 +345,17 @@ fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Resu
             .hint("a stage is `[stages.NAME]` with a `kind`"));
     }
     let manifests: Mutex<HashMap<&'static str, Arc<Manifest>>> = Mutex::default();
-    let stage = |(name, since): &(String, usize)| {
+    // Stages that follow each other are often alike, and a manifest is larger than what is said of them.
+    let stage = |before: &mut Option<Arc<Manifest>>, (name, since): &(String, usize)| {
         let stated: Vec<&Entry> = statements(files, name, *since).collect();
         let last = stated.last().expect("a remaining stage is defined somewhere");
         let kind = kind_of(name, &stated, alive, registry)?;
         let manifest = if kind.name == command::NAME {
-            Arc::new(command::manifest(name, &stated)?)
+            let own = command::manifest(name, &stated)?;
+            match before {
+                Some(before) if **before == own => before.clone(),
+                _ => before.insert(Arc::new(own)).clone(),
+            }
         } else {
             match manifests.lock().unwrap_or_else(PoisonError::into_inner).entry(kind.name) {
                 Occupied(known) => known.get().clone(),
@@ -340,7 +364,7 @@ fn stages(files: &[File], alive: &[(String, usize)], registry: Registry) -> Resu
         };
         Ok(StageSpec { name: name.clone(), kind, manifest, place: last.key_place.clone(), since: *since })
     };
-    first_error(alive.par_iter().with_min_len(AT_A_TIME).map(stage))
+    first_error(alive.par_iter().with_min_len(AT_A_TIME).map_init(|| None, stage))
 }
 
 /// Stages that one thread takes at a time: for fewer, no other need be woken.
@@ -531,22 +555,14 @@ fn check_resource_name(stage: &str, entry: &Entry) -> Result<()> {
 
 /// Warns about output types that are unknown but similar to known ones: a program with an output of
 /// type `metrcs` would have no results, for no visible reason.
-pub(crate) fn warnings(spec: &Spec, registry: Registry) -> Result<Vec<String>> {
-    let mut known: Option<BTreeSet<String>> = None;
-    // Thousands of commands share a few types.
-    let mut meant: HashMap<&str, Option<String>> = HashMap::new();
+pub(crate) fn warnings(spec: &Spec) -> Result<Vec<String>> {
+    let mut spelt = Spelling::new(spec.registry);
     let mut warnings = vec![];
     for stage in spec.stages.iter().filter(|s| s.kind.name == NAME) {
         let stated: Vec<&Entry> = stage.statements(&spec.files).collect();
         for entry in merged(&stage.name, &stated, "outputs")? {
             let Toml::String(ty) = &entry.node.value else { continue };
-            let known = match &mut known {
-                Some(known) => known,
-                none => none.insert(types(registry)?),
-            };
-            let near = |name: &&String| strsim::damerau_levenshtein(ty, name) <= if ty.len() < 6 { 1 } else { 2 };
-            let nearest = || known.iter().filter(|_| !known.contains(ty)).find(near).cloned();
-            if let Some(name) = meant.entry(ty).or_insert_with(nearest) {
+            if let Some(name) = spelt.meant(ty)? {
                 let (stage, output) = (&stage.name, &entry.key);
                 let text = format!("stage `{stage}`: no kind knows the type `{ty}` of output `{output}`");
                 warnings.push(format!("{}: {text}; did you mean `{name}`?", entry.node.place));
@@ -554,4 +570,31 @@ pub(crate) fn warnings(spec: &Spec, registry: Registry) -> Result<Vec<String>> {
         }
     }
     Ok(warnings)
+}
+
+/// Which types of outputs may be misspelt. Thousands of commands share a few.
+pub(crate) struct Spelling {
+    registry: Registry,
+    known: Option<BTreeSet<String>>,
+    meant: HashMap<String, Option<String>>,
+}
+
+impl Spelling {
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, known: None, meant: HashMap::new() }
+    }
+
+    /// The type that was meant, if no kind knows this one.
+    pub fn meant(&mut self, ty: &str) -> Result<Option<&str>> {
+        if !self.meant.contains_key(ty) {
+            let known = match &mut self.known {
+                Some(known) => known,
+                none => none.insert(types(self.registry)?),
+            };
+            let near = |name: &&String| strsim::damerau_levenshtein(ty, name) <= if ty.len() < 6 { 1 } else { 2 };
+            let nearest = if known.contains(ty) { None } else { known.iter().find(near).cloned() };
+            self.meant.insert(ty.into(), nearest);
+        }
+        Ok(self.meant.get(ty).and_then(Option::as_deref))
+    }
 }

@@ -1,6 +1,7 @@
 //! A resolved pipeline: a DAG of stages in which every name, type, edge and parameter has been
 //! checked. Does not know keys, caches or running.
 
+use super::command::RUN;
 use crate::files::digest::Digest;
 use crate::files::watched::Watched;
 use crate::kind::StageKind;
@@ -8,6 +9,7 @@ use crate::kind::field::{Params, element};
 use crate::kind::manifest::Manifest;
 use crate::small_map::SmallMap;
 use erw_base::error::Place;
+use serde_json::Value as Json;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,11 +54,18 @@ pub struct Stage {
     pub turn: usize,
     /// Where each value was set, by `params.NAME`, `operation.NAME`, `inputs.SLOT`.
     pub origins: SmallMap<Origin>,
-    /// For `kind = "command"`.
-    pub command: Option<Command>,
+    /// Whether it is a `kind = "command"`, of which more than name and outputs is known.
+    pub is_command: bool,
 }
 
 impl Stage {
+    /// Program and arguments of a command; `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`,
+    /// `{threads}` are filled in.
+    pub fn program(&self) -> Option<Vec<&str>> {
+        let words = self.params.get(RUN).filter(|_| self.is_command)?.as_array();
+        Some(words.into_iter().flatten().filter_map(Json::as_str).collect())
+    }
+
     /// The parameters with the paths of files as they lie, and not as they are written.
     pub fn placed_params(&self) -> Cow<'_, Params> {
         let mut params = Cow::Borrowed(&self.params);
@@ -166,11 +175,4 @@ pub struct Origin {
     pub layer: Cow<'static, str>,
     /// For values from a file.
     pub place: Option<Place>,
-}
-
-/// A program with declared inputs, outputs and watched files.
-pub struct Command {
-    /// Program and arguments; `{inputs.SLOT}`, `{outputs.NAME}`, `{params.NAME}`, `{threads}` are
-    /// filled in.
-    pub run: Vec<String>,
 }

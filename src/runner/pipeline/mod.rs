@@ -11,7 +11,8 @@
 //!    [`properties`] of artifacts.
 //! 4. [`targets`] selects what a target needs in the [`graph`].
 //!
-//! `sections` tells which stages a changed text is about, so that only these need be read.
+//! `sections` tells which stages a changed text is about, so that only these need be read, and where
+//! a large text can be cut; `pieces` reads such a text in parts.
 //!
 //! Errors report the first problem in this order. Does not know keys, caches or running.
 
@@ -22,6 +23,7 @@ pub mod external;
 pub mod file;
 pub mod graph;
 pub mod layers;
+pub(crate) mod pieces;
 pub mod properties;
 pub mod resolve;
 pub(crate) mod sections;

@@ -66,9 +66,22 @@ impl Spec {
     /// Every stage with its values, including those from outside the pipeline, and the pipeline
     /// files read for them.
     pub(crate) fn drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<(Vec<Draft>, Files)> {
+        self.with_external(self.own_drafts(overrides, trial)?)
+    }
+
+    /// The stages of the files with their values.
+    pub(crate) fn own_drafts(&self, overrides: &Overrides, trial: &[Setting]) -> Result<Vec<Draft>> {
         let layers = Layers::new(self, overrides, trial)?;
         let stages = self.stages.par_iter().enumerate().with_min_len(AT_A_TIME);
-        let mut drafts = first_error(stages.map(|(index, spec)| draft(spec, layers.values(index)?)))?;
+        first_error(stages.map(|(index, spec)| draft(spec, layers.values(index)?)))
+    }
+
+    /// The pipeline of these stages.
+    pub(crate) fn of_drafts(&self, drafts: Vec<Draft>) -> Result<Pipeline> {
+        self.pipeline(self.with_external(drafts)?)
+    }
+
+    fn with_external(&self, mut drafts: Vec<Draft>) -> Result<(Vec<Draft>, Files)> {
         let mut files = self.digests();
         files.extend(external::fetch(self, &mut drafts)?);
         Ok((drafts, files))

@@ -85,6 +85,23 @@ impl<'t> Sections<'t> {
         Digest::from_bytes(*hasher.finalize().as_bytes())
     }
 
+    /// The whole text in pieces that begin where a table does: those that say something of stages, of
+    /// some `size` in bytes, and those that do not. The tables of a stage that follow each other are
+    /// not parted.
+    pub fn pieces(&self, size: usize) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+        let (mut stages, mut others): (Vec<Range<usize>>, Vec<Range<usize>>) = Default::default();
+        let mut before = None;
+        for (range, of) in &self.cuts {
+            let all = if of.is_some() { &mut stages } else { &mut others };
+            match all.last_mut() {
+                Some(last) if last.end == range.start && (*of == before || last.len() < size) => last.end = range.end,
+                _ => all.push(range.clone()),
+            }
+            before = *of;
+        }
+        (stages, others)
+    }
+
     /// The text without the other stages, whose lines are empty: what is left has its line numbers.
     pub fn only(&self, wanted: impl Fn(usize) -> bool) -> String {
         let mut text = String::with_capacity(self.text.len() / 8);

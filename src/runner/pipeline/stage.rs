@@ -4,7 +4,7 @@
 use super::command;
 use super::draft::{Draft, External, InputRef, SEPARATOR, stated_by};
 use super::file::{RESOURCES, StageSpec};
-use super::graph::{Command, Origin, Resources, RetryPolicy, SourcePath, Stage};
+use super::graph::{Origin, Resources, RetryPolicy, SourcePath, Stage};
 use super::layers::{Values, Winner};
 use crate::files::watched::Watched;
 use crate::kind::field::{Field, FieldType, InputSlot, Params, element};
@@ -50,7 +50,6 @@ impl<'a> Resolver<'a> {
             (o.name.clone(), ty.to_string())
         });
         let outputs = small_map(outputs.collect());
-        let command = (self.spec.kind.name == command::NAME).then(|| Command { run: words(&params) });
         let stage = Stage {
             name: self.spec.name.clone(),
             kind: self.spec.kind,
@@ -65,7 +64,7 @@ impl<'a> Resolver<'a> {
             retry,
             turn: 0,
             origins: small_map(self.origins),
-            command,
+            is_command: self.spec.kind.name == command::NAME,
         };
         Ok(Draft { stage, input_refs, place: self.spec.place.clone() })
     }
@@ -85,7 +84,7 @@ impl<'a> Resolver<'a> {
         fields: &[Field],
         sources: &mut BTreeMap<String, SourcePath>,
     ) -> Result<Params> {
-        let mut params = Params::new();
+        let mut params = Params::with_capacity(fields.len());
         for field in fields {
             let (json, origin) = match self.get(part, &field.name) {
                 Some(stated) if value::unsets(field, &stated.value) => (Json::Null, stated.origin()),
@@ -357,12 +356,6 @@ pub(crate) fn filled(line: &str, values: &[&Params]) -> Option<String> {
     Some(text + rest)
 }
 
-/// The template of a command, from its parameter.
-pub(crate) fn words(params: &Params) -> Vec<String> {
-    let words = params.get(command::RUN).and_then(Json::as_array);
-    words.into_iter().flatten().filter_map(Json::as_str).map(str::to_string).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,8 +363,9 @@ mod tests {
     #[test]
     fn lines_are_filled_or_dropped() {
         let values: Params = [("url", "https://x".into()), ("sum", Json::Null), ("n", 3.into())]
+            .into_iter()
             .map(|(k, v): (&str, Json)| (k.to_string(), v))
-            .into();
+            .collect();
         let filled = |line| filled(line, &[&Params::new(), &values]);
         assert_eq!(filled("from {url}, {n} files").as_deref(), Some("from https://x, 3 files"));
         assert_eq!(filled("no holes").as_deref(), Some("no holes"));

@@ -22,9 +22,9 @@ pub struct Action {
 /// THE list of ingredients. `inputs` by slot, `sources` by parameter.
 pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeMap<String, Digest>) -> Action {
     let mut text = format!("{FORMAT}\nkind {}\nrevision {}\n", stage.kind.name, stage.manifest.revision);
-    if let Some(command) = &stage.command {
+    if let Some(program) = stage.program() {
         text.push_str("command run [");
-        for (i, word) in command.run.iter().enumerate() {
+        for (i, word) in program.iter().enumerate() {
             text.push_str(if i > 0 { "," } else { "" });
             write_string(&mut text, word);
         }
@@ -33,7 +33,7 @@ pub fn action(stage: &Stage, inputs: &BTreeMap<String, Digest>, sources: &BTreeM
     for (name, value) in &stage.params {
         // A command's program is written above; some readers of pipelines also list it as a
         // parameter.
-        let is_written = stage.command.is_some() && name == "run";
+        let is_written = stage.is_command && name == "run";
         let is_absent = value.is_null() && stage.manifest.params.iter().any(|f| f.later && f.name == *name);
         if !is_written && !is_absent && !is_path(stage, name) {
             line(&mut text, "param", name, |text| write_canonical(text, value));

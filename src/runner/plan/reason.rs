@@ -128,7 +128,7 @@ pub fn nearest<'a>(
     let own = same_kind().filter(|r| r.stage == stage.name && r.pipeline == pipeline).map(distant);
     own.min_by(|a, b| later(a).cmp(&later(b))).map(|(_, r)| r).or_else(|| {
         // Commands are related by their program, not by being commands.
-        let related = |r: &&Record| stage.command.is_none() || program(&r.key_text) == program(text);
+        let related = |r: &&Record| !stage.is_command || program(&r.key_text) == program(text);
         let near = same_kind().filter(related).map(distant);
         let best = near.min_by(|a, b| later(a).cmp(&later(b)));
         best.filter(|(n, _)| *n <= RELATED).map(|(_, r)| r)

@@ -55,7 +55,7 @@ impl<'s> RecordIndex<'s> {
     }
 
     fn related(&self, stage: &Stage) -> Vec<&Entry> {
-        let program = stage.command.as_ref().map(|c| Digest::of_bytes(canonical(&c.run.clone().into()).as_bytes()));
+        let program = stage.program().map(|words| Digest::of_bytes(canonical(&words.into()).as_bytes()));
         let place = (stage.kind.name, program);
         let of = |i: &usize| (self.own[*i].kind.as_str(), self.own[*i].program).cmp(&place);
         let order = |i: &usize| (&self.own[*i].kind, self.own[*i].program, &self.own[*i].created);

@@ -61,7 +61,7 @@ impl Bench<'_> {
         let direct: BTreeSet<StageId> = stage.inputs.values().map(|edge| edge.from).collect();
         for from in selected.iter().filter(|from| **from != id) {
             let Some(record) = records.get(from) else { continue };
-            let copy = stage.command.is_some() && direct.contains(from);
+            let copy = stage.is_command && direct.contains(from);
             for output in record.outputs.values() {
                 let digest = &output.measured.digest;
                 bring(self.store, &scratch.store, digest, copy)?;

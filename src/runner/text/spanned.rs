@@ -96,23 +96,39 @@ impl Node {
 
 /// Parses a text. `file` is its name in messages.
 pub fn parse(file: &Path, text: impl Into<String>) -> Result<Node> {
-    let source = Parser(Text::new(file, text));
-    let document = DeTable::parse(&source.0.text).map_err(|e| source.malformed(e.message(), e.span()))?;
-    Ok(Node { value: source.table(document.into_inner())?, place: source.place(0..0) })
+    parse_text(&Text::new(file, text))
 }
 
-struct Parser(Arc<Text>);
+pub(crate) fn parse_text(text: &Arc<Text>) -> Result<Node> {
+    let parser = Parser { text, start: 0 };
+    let document = DeTable::parse(&text.text).map_err(|e| parser.malformed(e.message(), e.span()))?;
+    Ok(Node { value: Toml::Table(parser.table(document.into_inner())?), place: parser.place(0..0) })
+}
 
-impl Parser {
+/// What the lines of this piece of a text say, if they begin a table or the text. `None` if they are
+/// wrong.
+pub(crate) fn parse_piece(text: &Arc<Text>, piece: Range<usize>) -> Option<Vec<Entry>> {
+    let document = DeTable::parse(&text.text[piece.clone()]).ok()?;
+    Parser { text, start: piece.start }.table(document.into_inner()).ok()
+}
+
+/// Reads a text, or the part of it that begins at the byte `start`.
+struct Parser<'t> {
+    text: &'t Arc<Text>,
+    start: usize,
+}
+
+impl Parser<'_> {
+    /// `span`: within what is read.
     fn place(&self, span: Range<usize>) -> Place {
-        Place::new(&self.0, span)
+        Place::new(self.text, self.start + span.start..self.start + span.end)
     }
 
     fn malformed(&self, message: &str, span: Option<Range<usize>>) -> Error {
         let mut lines = message.lines().map(str::trim).filter(|l| !l.is_empty());
         let first = lines.next().unwrap_or("syntax error").to_string();
         let rest: Vec<&str> = lines.collect();
-        let key = span.clone().and_then(|span| self.0.text.get(span)).unwrap_or_default();
+        let key = span.clone().and_then(|span| self.text.text.get(span)).unwrap_or_default();
         let message = match first.as_str() {
             "duplicate key" => format!("`{key}` is defined twice"),
             _ => format!("malformed TOML: {first}"),
@@ -124,16 +140,16 @@ impl Parser {
         error.at(self.place(span.unwrap_or(0..0)))
     }
 
-    fn table(&self, table: DeTable<'_>) -> Result<Toml> {
+    fn table(&self, table: DeTable<'_>) -> Result<Vec<Entry>> {
         // Entries are large and most tables small: a growing vector takes twice the memory.
         let mut entries = Vec::with_capacity(table.len());
         for (key, value) in table {
             let node = self.node(value)?;
-            let doc = self.doc(&key.span(), &node.place.span());
             let key_place = self.place(key.span());
+            let doc = self.doc(&key_place.span(), &node.place.span());
             entries.push(Entry { key: key.into_inner().into_owned(), key_place, doc, node });
         }
-        Ok(Toml::Table(entries))
+        Ok(entries)
     }
 
     fn node(&self, value: Spanned<DeValue<'_>>) -> Result<Node> {
@@ -151,17 +167,24 @@ impl Parser {
             },
             DeValue::String(s) => Toml::String(s.into_owned()),
             DeValue::Datetime(_) => Toml::Date,
-            DeValue::Array(array) => Toml::List(array.into_iter().map(|v| self.node(v)).collect::<Result<_>>()?),
-            DeValue::Table(table) => self.table(table)?,
+            DeValue::Array(array) => {
+                // Collected, they would stay in the space of the parser's larger values.
+                let mut nodes = Vec::with_capacity(array.len());
+                for value in array {
+                    nodes.push(self.node(value)?);
+                }
+                Toml::List(nodes)
+            }
+            DeValue::Table(table) => Toml::Table(self.table(table)?),
         };
         Ok(Node { value, place: self.place(span) })
     }
 
     fn doc(&self, key: &Range<usize>, value: &Range<usize>) -> String {
-        let Text { text, .. } = &*self.0;
+        let Text { text, .. } = &**self.text;
         let end = value.end.max(key.end).min(text.len());
-        let row = self.0.line_at(end);
-        let trailing = self.0.line(row).and_then(|line| comment(&text[end..line.end]));
+        let row = self.text.line_at(end);
+        let trailing = self.text.line(row).and_then(|line| comment(&text[end..line.end]));
         let parts: Vec<&str> = match trailing {
             // Continuation lines are indented; a comment in the first column belongs to what
             // follows.
@@ -171,9 +194,9 @@ impl Parser {
             }
             None => {
                 // Lines with a different indentation continue the comment of an earlier value.
-                let row = self.0.line_at(key.start);
+                let row = self.text.line_at(key.start);
                 let indent = |l: &str| l.len() - l.trim_start().len();
-                let own = self.0.line(row).map_or(0, |line| indent(&text[line.start..key.start]));
+                let own = self.text.line(row).map_or(0, |line| indent(&text[line.start..key.start]));
                 let above = (0..row).rev().map_while(|row| self.line(row)).take_while(|l| indent(l) == own);
                 let mut above: Vec<&str> = above.map_while(comment).collect();
                 above.reverse();
@@ -184,7 +207,7 @@ impl Parser {
     }
 
     fn line(&self, row: usize) -> Option<&str> {
-        self.0.line(row).map(|line| &self.0.text[line])
+        self.text.line(row).map(|line| &self.text.text[line])
     }
 }
 

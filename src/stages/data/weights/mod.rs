@@ -221,7 +221,7 @@ fn facts(params: &Values) -> Vec<Fact> {
             config.map_or(vec![], |config| vae(params, &config, of))
         }
         (Some("sit"), None, Some((preset, of))) => {
-            let sizes = Values::from([("model".to_string(), json!(preset))]);
+            let sizes = Values::from_iter([("model".to_string(), json!(preset))]);
             network(&sizes).into_iter().map(|fact| Fact { of, ..fact }).collect()
         }
         _ => vec![],
