@@ -8,6 +8,7 @@ pub mod line;
 mod status;
 
 pub use status::planned;
+use status::planned_part;
 
 use super::common::job_args::JobArgs;
 use super::common::pipeline_args::{PipelineArgs, tell_of_link, warn_of};
@@ -16,8 +17,9 @@ use super::common::remote_args::{RemoteArgs, warn};
 use erw_base::error::{ErrorKind, Result};
 use erw_runner::cache::Cache;
 use erw_runner::cache::store::Store;
-use erw_runner::exec::up_to_date;
+use erw_runner::exec::up_to_date::{self, Part, Recalled};
 use erw_runner::kind::Registry;
+use erw_runner::pipeline::graph::Pipeline;
 use erw_runner::pipeline::targets::select;
 use erw_runner::settings::Settings;
 use line::Planned;
@@ -69,10 +71,16 @@ pub enum Format {
 pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     // A broken pipeline leaves no cache folder behind.
     let early = Store::is_at(cache).then(|| args.remote.cache_for_plans(cache)).transpose()?;
-    if let Some(planned) = early.as_ref().and_then(|cache| recalled(args, cache, registry)) {
+    if let Some(cache) = &early
+        && let Some((planned, part)) = recalled(args, cache, registry)
+    {
         tell_of_link(&args.pipeline.pipeline);
-        warn(early.as_ref().and_then(|cache| cache.remote.as_ref()));
-        return print(&planned.text()).map(|()| 0);
+        let Some(part) = part else {
+            warn(cache.remote.as_ref());
+            return print(&planned.text()).map(|()| 0);
+        };
+        warn_of(&part);
+        return finish(planned, &part, args, cache);
     }
     // The process ends after printing, so the memory of a large pipeline is not freed piece by
     // piece.
@@ -85,22 +93,27 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     let selected = select(&pipeline, &args.targets)?;
     let forced = super::common::pipeline_args::forced(&pipeline, &args.force)?;
     let cache = early.map_or_else(|| args.remote.cache_for_plans(cache), Ok)?;
-    let mut planned = match &args.since {
+    let planned = match &args.since {
         None => planned(&pipeline, (&cache).into(), &selected, forced)?,
         Some(revision) => {
             let known = (registry, &args.pipeline.overrides());
             changed::planned(&pipeline, &cache, &selected, revision, known)?
         }
     };
+    finish(planned, &pipeline, args, &cache)
+}
+
+/// Prints a plan. Returns the exit code.
+fn finish(mut planned: Planned, pipeline: &Pipeline, args: &Args, cache: &Cache) -> Result<i32> {
     warn(cache.remote.as_ref());
-    jobs::add(&mut planned, &pipeline, &args.settings);
+    jobs::add(&mut planned, pipeline, &args.settings);
     print(&match args.format {
         Format::Text => planned.text(),
         Format::Json => planned.json(),
         Format::Markdown => planned.markdown(),
     })?;
-    jobs::check(&planned, &pipeline, &args.settings)?;
-    gpu_memory::check(&planned, &pipeline, &args.settings)?;
+    jobs::check(&planned, pipeline, &args.settings)?;
+    gpu_memory::check(&planned, pipeline, &args.settings)?;
     let work = planned.stages.iter().any(|line| line.stale);
     let lacking = planned.stages.iter().any(|line| line.verdict == "missing");
     Ok(match args.exit_code {
@@ -111,10 +124,23 @@ pub fn run(args: &Args, cache: &Path, registry: Registry) -> Result<i32> {
     })
 }
 
-/// The plan of a large pipeline in which all is cached, as a run with nothing to do knows it.
-fn recalled(args: &Args, cache: &Cache, registry: Registry) -> Option<Planned> {
+/// The plan of a large pipeline in which most is cached, as a run would know it, and what of the
+/// pipeline was read for it, if not all is cached. An error is one only if the whole has it.
+fn recalled(args: &Args, cache: &Cache, registry: Registry) -> Option<(Planned, Option<Pipeline>)> {
     let is_plain = args.format == Format::Text && args.force.is_empty() && args.since.is_none() && !args.sweep;
     let query = is_plain.then(|| args.pipeline.query(&args.targets, registry)).flatten()?;
-    let answer = up_to_date::look(&cache.store, query)?;
-    Planned::all_cached(answer.pipeline(), &answer.stages()?, registry)
+    match up_to_date::look(&cache.store, query)? {
+        Recalled::All(answer) => {
+            let planned = Planned::all_cached(answer.pipeline(), &answer.stages()?, registry)?;
+            Some((planned, None))
+        }
+        Recalled::Most(partial) => {
+            let file = &args.pipeline.pipeline;
+            let part = partial.read(file, registry, &args.pipeline.overrides(), None)?;
+            let stages = partial.stages(&part)?;
+            let Part { pipeline, selected, settled } = part;
+            let planned = planned_part(&pipeline, cache.into(), &selected, settled.known, &stages, registry).ok()??;
+            Some((planned, Some(pipeline)))
+        }
+    }
 }

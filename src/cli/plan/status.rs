@@ -3,20 +3,21 @@
 
 use super::line::{Line, Planned, count};
 use crate::common::megabytes;
-use erw_base::error::Result;
+use erw_base::error::{Error, Result};
 use erw_fetch::library::{Library, Presence};
 use erw_report::table::near;
 use erw_runner::cache::CacheRef;
+use erw_runner::cache::action_cache::Record;
 use erw_runner::kind::Registry;
 use erw_runner::pipeline::command;
 use erw_runner::pipeline::graph::{Pipeline, Stage, StageId};
 use erw_runner::pipeline::properties::warnings;
 use erw_runner::plan::action::params_digest;
 use erw_runner::plan::reason::Reason;
-use erw_runner::plan::{CacheChecker, Missing, Verdict, foresee, plan};
+use erw_runner::plan::{CacheChecker, Missing, Verdict, foresee, plan_part};
 use erw_stages::data::weights::{KIND, published};
 use erw_stages::planned_memory;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// The plan of the selected stages: the status of each, and why it would run. Stages in `forced`
 /// count as not cached.
@@ -27,17 +28,48 @@ pub fn planned(
     forced: BTreeSet<StageId>,
 ) -> Result<Planned> {
     let checker = CacheChecker::new(pipeline, cache, forced);
-    let verdicts = plan(&checker, selected)?;
+    among(&checker, vec![], selected, Some)?.ok_or_else(|| Error::internal("a plan lost its stages"))
+}
+
+/// The plan of a pipeline of which only a part was read: the selected stages, and `known` ones with
+/// these records. The others among all its `stages`, given by name and kind, are cached. `None` if a
+/// kind is unknown.
+pub fn planned_part(
+    pipeline: &Pipeline,
+    cache: CacheRef<'_>,
+    selected: &[StageId],
+    known: Vec<(StageId, Record)>,
+    stages: &[(&str, &str)],
+    registry: Registry,
+) -> Result<Option<Planned>> {
+    let checker = CacheChecker::new(pipeline, cache, BTreeSet::new());
+    among(&checker, known, selected, |lines| {
+        let mut read: HashMap<String, Line> = lines.into_iter().map(|line| (line.stage.clone(), line)).collect();
+        let line = |(name, kind): &(&str, &str)| read.remove(*name).or_else(|| cached(name, kind, registry));
+        stages.iter().map(line).collect()
+    })
+}
+
+/// The plan of the selected stages, where `known` ones have these records. `all`: adds those that
+/// are not among either.
+fn among(
+    checker: &CacheChecker<'_>,
+    known: Vec<(StageId, Record)>,
+    selected: &[StageId],
+    all: impl FnOnce(Vec<Line>) -> Option<Vec<Line>>,
+) -> Result<Option<Planned>> {
+    let pipeline = checker.pipeline;
+    let verdicts = plan_part(checker, known, selected)?;
     foresee::stale(pipeline, &verdicts)?;
     let stale = verdicts.iter().any(|(_, v)| !matches!(v, Verdict::Cached(_)));
     // Reading all records takes time, and is not needed if everything is cached.
     let record_index = if stale { Some(checker.record_index()?) } else { None };
     let blocked = blocked(pipeline, &verdicts);
-    let library = Library::at(&cache.store.downloads());
+    let library = Library::at(&checker.store.downloads());
     let line = |(id, verdict): &(StageId, Verdict)| {
         let stage = pipeline.stage(*id);
         let cached = matches!(verdict, Verdict::Cached(_));
-        let gpu_memory = if cached { None } else { gpu_memory(&checker, stage) };
+        let gpu_memory = if cached { None } else { gpu_memory(checker, stage) };
         Line {
             stage: stage.name.clone(),
             kind: stage.kind.name,
@@ -53,7 +85,7 @@ pub fn planned(
                 true => vec!["cached (remote)".into()],
                 false => words(pipeline, stage, verdict, &blocked, &library)
                     .into_iter()
-                    .chain(left(&checker, *id, verdict))
+                    .chain(left(checker, *id, verdict))
                     .chain(gpu_memory.map(|bytes| needs(stage, bytes)))
                     .collect(),
             },
@@ -67,37 +99,39 @@ pub fn planned(
             left: checker.left(*id).filter(|_| matches!(verdict, Verdict::Run(_))),
         }
     };
-    let lines: Vec<Line> = verdicts.iter().map(line).collect();
+    let Some(lines) = all(verdicts.iter().map(line).collect()) else { return Ok(None) };
     let missing: Vec<&Missing> = verdicts.iter().flat_map(|(_, v)| absent(v)).collect();
     let sum = sum(&lines, &missing, blocked.len());
     let (warnings, notes) = (warnings(pipeline, selected), missing_list(&missing));
-    Ok(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum })
+    Ok(Some(Planned { pipeline: pipeline.name.clone(), since: None, stages: lines, warnings, notes, sum }))
 }
 
 impl Planned {
     /// The plan of a pipeline of which all stages, given by name and kind, are cached. For people:
     /// it does not know the parameters.
     pub fn all_cached(pipeline: &str, stages: &[(&str, &str)], registry: Registry) -> Option<Self> {
-        let kinds: Vec<&str> = command::kinds(registry).collect();
-        let line = |(name, kind): &(&str, &str)| {
-            Some(Line {
-                stage: (*name).into(),
-                kind: kinds.iter().find(|known| *known == kind)?,
-                params: String::new(),
-                verdict: CACHED,
-                says: vec![CACHED.into()],
-                stale: false,
-                past_seconds: None,
-                gpu_memory: None,
-                ranks: None,
-                job: None,
-                left: None,
-            })
-        };
-        let lines: Vec<Line> = stages.iter().map(line).collect::<Option<_>>()?;
+        let lines = stages.iter().map(|(name, kind)| cached(name, kind, registry));
+        let lines: Vec<Line> = lines.collect::<Option<_>>()?;
         let (sum, pipeline) = (sum(&lines, &[], 0), pipeline.into());
         Some(Self { pipeline, since: None, stages: lines, warnings: vec![], notes: String::new(), sum })
     }
+}
+
+/// The line of a cached stage; `None` if no kind is called so. It does not know the parameters.
+fn cached(name: &str, kind: &str, registry: Registry) -> Option<Line> {
+    Some(Line {
+        stage: name.into(),
+        kind: command::kinds(registry).find(|known| *known == kind)?,
+        params: String::new(),
+        verdict: CACHED,
+        says: vec![CACHED.into()],
+        stale: false,
+        past_seconds: None,
+        gpu_memory: None,
+        ranks: None,
+        job: None,
+        left: None,
+    })
 }
 
 /// The verdict on a cached stage.

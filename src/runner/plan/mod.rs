@@ -284,9 +284,21 @@ pub fn all_missing<'s>(stages: impl Iterator<Item = &'s Stage>) -> Vec<Missing> 
 
 /// The verdict on every selected stage, in topological order.
 pub fn plan(checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<(StageId, Verdict)>> {
-    let mut verdicts: Vec<(StageId, Verdict)> = Vec::with_capacity(selected.len());
+    plan_part(checker, vec![], selected)
+}
+
+/// The same, where `known` stages have these records.
+pub fn plan_part(
+    checker: &CacheChecker<'_>,
+    known: Vec<(StageId, Record)>,
+    selected: &[StageId],
+) -> Result<Vec<(StageId, Verdict)>> {
+    let first = known.len();
+    let mut verdicts: Vec<(StageId, Verdict)> = Vec::with_capacity(first + selected.len());
+    verdicts.extend(known.into_iter().map(|(id, record)| (id, Verdict::Cached(Box::new(record)))));
     // Index of the verdict on each stage.
     let mut places: Vec<Option<usize>> = vec![None; checker.pipeline.stages.len()];
+    verdicts.iter().enumerate().for_each(|(place, (id, _))| places[id.0] = Some(place));
     for &id in selected {
         let stage = &checker.pipeline.stages[id.0];
         let known = |id: StageId| match &verdicts[places[id.0]?].1 {
@@ -307,7 +319,7 @@ pub fn plan(checker: &CacheChecker<'_>, selected: &[StageId]) -> Result<Vec<(Sta
         places[id.0] = Some(verdicts.len());
         verdicts.push((id, verdict));
     }
-    Ok(verdicts)
+    Ok(verdicts.split_off(first))
 }
 
 /// The verdict on one stage.

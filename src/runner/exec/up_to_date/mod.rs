@@ -181,31 +181,33 @@ fn seconds_since_1970() -> Option<u64> {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|d| d.as_secs())
 }
 
-/// What still holds of the stored answer. Marks it as used: its records are not marked one by one.
+/// What still holds of the stored answer. Marks it as used if that is all: its records are not
+/// marked one by one.
 pub fn recall(store: &Store, query: Query) -> Option<Recalled> {
     let file = query.file(store);
-    let stored = read(&file)?;
+    let recalled = holding(store, read(&file)?)?;
+    if let Recalled::All(_) = recalled {
+        store::touch(&file);
+    }
+    Some(recalled)
+}
+
+/// What still holds of the stored answer about a large pipeline. Does not mark it as used: this is
+/// for plans.
+pub fn look(store: &Store, query: Query) -> Option<Recalled> {
+    let stored = read(&query.file(store))?;
+    (stored.head.nodes > 0).then(|| holding(store, stored)).flatten()
+}
+
+fn holding(store: &Store, stored: Stored) -> Option<Recalled> {
     let is_read = has_read(&stored.head);
     let sources = unchanged(store, &stored.head.sources);
     let checks = stored.checks()?;
     let in_place = in_place(store, &checks)?;
     if is_read && sources.iter().chain(&in_place).all(|holds| *holds) {
-        store::touch(&file);
         return Some(Recalled::All(StoredAnswer(stored)));
     }
     Partial::of(stored, checks, &sources, &in_place).map(Recalled::Most)
-}
-
-/// The stored answer about a large pipeline, if all of it still holds. Does not mark it as used:
-/// this is for plans.
-pub fn look(store: &Store, query: Query) -> Option<StoredAnswer> {
-    let stored = read(&query.file(store))?;
-    // What is quickly told first: otherwise, all is looked at again.
-    (stored.head.nodes > 0 && has_read(&stored.head)).then_some(())?;
-    let holds = |all: &[bool]| all.iter().all(|holds| *holds).then_some(());
-    holds(&in_place(store, &stored.checks()?)?)?;
-    holds(&unchanged(store, &stored.head.sources))?;
-    Some(StoredAnswer(stored))
 }
 
 /// A stored answer that is not too old.

@@ -18,7 +18,7 @@ use crate::files::disk::{Durability, write_file};
 use crate::kind::Registry;
 use crate::pipeline::command;
 use crate::pipeline::draft::KnownStage;
-use crate::pipeline::graph::{Pipeline, StageId};
+use crate::pipeline::graph::{Pipeline, Stage, StageId};
 use crate::pipeline::layers::Overrides;
 use crate::pipeline::sections::Sections;
 use crate::small_map::SmallMap;
@@ -125,6 +125,20 @@ impl Partial {
         is_all.then_some(Part { pipeline, selected, settled })
     }
 
+    /// Names and kinds of all stages, in the order of a run of all. `None` if the graph is another one
+    /// than that of the part that was read.
+    pub fn stages(&self, part: &Part) -> Option<Vec<(&str, &str)>> {
+        let nodes = self.stored.nodes()?;
+        let numbers = numbers(&nodes);
+        let is_same = |id: &StageId| {
+            let stage = part.pipeline.stage(*id);
+            let number = *numbers.get(stage.name.as_str())?;
+            (inputs(&part.pipeline, stage, &numbers)? == nodes[number as usize].inputs).then_some(())
+        };
+        part.selected.iter().try_for_each(is_same)?;
+        self.stored.names()
+    }
+
     /// Stores the answer with what is new: records of all stages that were read. Where the graph is
     /// another one, the next run plans all of it.
     pub fn keep(&self, store: &Store, query: Query, pipeline: &Pipeline, records: &[(StageId, Record)]) {
@@ -136,7 +150,7 @@ impl Partial {
 
     fn encode(&self, pipeline: &Pipeline, records: &[(StageId, Record)]) -> Option<Vec<u8>> {
         let nodes = self.stored.nodes()?;
-        let numbers: HashMap<&str, u32> = nodes.iter().map(|node| node.name).zip(0..).collect();
+        let numbers = numbers(&nodes);
         let new: HashMap<u32, (StageId, &Record)> = records
             .iter()
             .map(|(id, record)| Some((*numbers.get(pipeline.stage(*id).name.as_str())?, (*id, record))))
@@ -152,8 +166,7 @@ impl Partial {
             }
             let (id, record) = new.get(&i)?;
             let stage = pipeline.stage(*id);
-            let maker = |from: StageId| numbers.get(pipeline.stage(from).name.as_str()).copied();
-            let inputs: Vec<u32> = stage.inputs.values().map(|edge| maker(edge.from)).collect::<Option<_>>()?;
+            let inputs = inputs(pipeline, stage, &numbers)?;
             if inputs != old_node.inputs {
                 return None;
             }
@@ -169,6 +182,17 @@ impl Partial {
             ..Head::default()
         })
     }
+}
+
+/// The numbers of the stages by name.
+fn numbers<'n>(nodes: &[Node<'n>]) -> HashMap<&'n str, u32> {
+    nodes.iter().map(|node| node.name).zip(0..).collect()
+}
+
+/// The numbers of the stages that make the inputs of one, by slot.
+fn inputs(pipeline: &Pipeline, stage: &Stage, numbers: &HashMap<&str, u32>) -> Option<Vec<u32>> {
+    let maker = |from: StageId| numbers.get(pipeline.stage(from).name.as_str()).copied();
+    stage.inputs.values().map(|edge| maker(edge.from)).collect()
 }
 
 /// What becomes of each stage; `None` if most of them have to be read.
