@@ -94,12 +94,15 @@ def dag(tool, stages: int, args, base: Path):
         cells["no-op"] = cell([timed(tool.command(), at, args.limit) for _ in range(args.rounds)])
         if hasattr(tool, "plan"):
             cells["plan, nothing to do"] = cell([timed(tool.plan(), at, args.limit) for _ in range(args.rounds)])
-        changed = []
+        changed, planned = [], []
         for turn in range(args.rounds):
             tool.change(at, stages // 2, turn)
+            if hasattr(tool, "plan"):
+                planned.append(timed(tool.plan(), at, args.limit))
             changed.append(timed(tool.command(), at, args.limit))
         cells["one parameter changed"] = cell(changed)
         if hasattr(tool, "plan"):
+            cells["plan, one parameter changed"] = cell(planned)
             shutil.rmtree(at / "cache")
             cells["plan, nothing cached"] = cell([timed(tool.plan(), at, args.limit) for _ in range(args.rounds)])
     except Timeout:
@@ -111,7 +114,8 @@ def dag(tool, stages: int, args, base: Path):
     return cells
 
 
-ROWS = ["no-op", "cold run", "one parameter changed", "plan, nothing to do", "plan, nothing cached"]
+PLANS = ["plan, nothing to do", "plan, one parameter changed", "plan, nothing cached"]
+ROWS = ["no-op", "cold run", "one parameter changed", *PLANS]
 
 
 def print_dags(tools, args, base: Path):
