@@ -20,7 +20,7 @@ use erw::ml::data::packed::{Packed, PackedWriter};
 use erw::ml::diffusion::alignment::Alignment;
 use erw::ml::diffusion::alignment_schedule::Schedule;
 use erw::ml::diffusion::interpolant::{Path, TimeDistribution};
-use erw::ml::gpu::sit::Recipe;
+use erw::ml::gpu::sit::{Recipe, SitPrograms};
 use erw::ml::models::sit::{SiT, SiTConfig};
 use erw::ml::nn::params::{ParamSet, Tensors};
 use erw::ml::observer::Silent;
@@ -86,7 +86,8 @@ fn measure(case: &str) -> Result<Value> {
     let seconds = with_batches(&cfg, &Silent, &make, |next| {
         let mut feeder = |step, micro| training.feed(step, next(step, micro)?);
         let machine = Idle::default();
-        let mut engine = GpuEngine::new(&machine, &recipe, &model, &params.tensors(), &cfg, None, &mut feeder)?;
+        let programs = SitPrograms::on(&machine, &recipe)?;
+        let mut engine = GpuEngine::new(&machine, &programs, &model, &params.tensors(), &cfg, None, &mut feeder)?;
         engine.start()?;
         let mut began = Instant::now();
         for step in 0..2 + BATCHES {

@@ -9,7 +9,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use erw::ml::gpu::frozen::Plan;
-use erw::ml::gpu::sit::Recipe;
+use erw::ml::gpu::sit::{Recipe, SitPrograms, memory};
 use erw::ml::gpu::velocity::{Evaluation, VelocityOnGpu};
 use erw::ml::gpu::vit::{VitEvaluation, VitOnGpu};
 use erw::ml::gpu::{inception, vae};
@@ -24,7 +24,7 @@ use erw::ml::ranks::Ranks;
 use erw::ml::rng::{Purpose, normal_rows};
 use erw::ml::train::config::FitConfig;
 use erw::ml::train::engine::Engine;
-use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
+use erw::ml::train::sit::gpu::{Feed, GpuEngine};
 use erw_gpu::card::Card;
 use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::attention::Attention;
@@ -339,7 +339,8 @@ fn step(name: &str, batch: usize, ty: Type) -> Result<[f64; 3]> {
         })
     };
     let cfg = FitConfig::new(1 << 40, 1e-4, std::path::Path::new("nowhere"));
-    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &cfg, None, &mut feeder)?;
+    let programs = SitPrograms::on(&card, &recipe)?;
+    let mut engine = GpuEngine::new(&card, &programs, &model, &params.tensors(), &cfg, None, &mut feeder)?;
     engine.start()?;
     let mut one = |k: u64| -> Result<f64> {
         let step = engine.gradients(k, 0..1, 1.0, &Ranks::default())?;

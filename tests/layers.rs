@@ -36,7 +36,7 @@ const MAP: [(&str, &[&[&str]]); 8] = [
             &["common"],
         ],
     ),
-    ("stages", &[&["training", "sampling", "evaluation", "data"], &["support"]]),
+    ("stages", &[&["planned_memory"], &["training", "sampling", "evaluation", "data"], &["support"]]),
     (
         "runner",
         &[

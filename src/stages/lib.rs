@@ -2,9 +2,12 @@
 
 pub mod data;
 pub mod evaluation;
+pub mod planned_memory;
 pub mod sampling;
 mod support;
 pub mod training;
+
+use erw_runner::kind::Registry;
 
 pub use evaluation::images::open_images::is_npz;
 pub use evaluation::images::provenance::OTHER_NETWORKS;
@@ -21,34 +24,6 @@ pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
         None => Ok(evaluation::images::open_images::of_path(path)?.len()),
     }
 }
-
-/// Bytes of GPU memory that each rank of a stage takes in erw's own kernels, before it runs: from its
-/// parameters and what is known of its inputs. `None` for kinds and settings that those kernels do not cover,
-/// and if a size is not known yet.
-pub fn planned_memory(
-    kind: &str,
-    params: &Params,
-    operation: &Params,
-    inputs: &InputProperties,
-    ranks: usize,
-) -> Option<u64> {
-    match kind {
-        name if name == sampling::sample::KIND.name => sampling::planned_memory::of_sample(params, operation, inputs),
-        _ => training::planned_memory::of_training(kind, params, operation, inputs, ranks),
-    }
-}
-
-/// What makes a stage of this kind take less of a GPU's memory, as a hint.
-pub fn less_memory(kind: &str) -> &'static str {
-    match kind {
-        name if name == training::train::KIND.name || name == training::warmup::KIND.name => training::gpu::LESS_MEMORY,
-        _ => support::frozen_networks::LESS_MEMORY,
-    }
-}
-
-use erw_runner::kind::Registry;
-use erw_runner::kind::field::Params;
-use erw_runner::kind::property::InputProperties;
 
 /// All of them.
 pub const KINDS: Registry = &[

@@ -28,3 +28,4 @@ mod training;
 mod unfold;
 mod vae;
 mod vit;
+mod watched;

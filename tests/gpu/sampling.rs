@@ -172,7 +172,7 @@ fn what_does_not_fit_is_refused() {
     let said = |result: Result<Tensor>| result.unwrap_err().to_string().lines().next().unwrap_or_default().to_string();
     let (_, mut velocity) = both(&config, 2, Type::F32);
     let [x, t, y] = points(&config, 3);
-    assert!(said(velocity.velocity(&x, &t, &y)).starts_with("the velocity of points [3, 4, 8, 8]"));
+    assert!(said(velocity.velocity(&x, &t, &y)).starts_with("a network at points [3, 4, 8, 8]"));
     let [x, t, y] = points(&config, 2);
     assert!(said(velocity.velocity(&x, &t.narrow(0, 0, 1).unwrap(), &y)).starts_with("2 points with times [1]"));
     let unknown = Tensor::new(&[0u32, 6], &CPU).unwrap();

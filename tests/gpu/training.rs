@@ -7,7 +7,7 @@ use crate::support::ranks::with_exchanges;
 use candle_core::{DType, Device, Tensor};
 use erw::ml::diffusion::alignment::{Alignment, AlignmentLoss, SpatialNorm};
 use erw::ml::diffusion::loss::{self, Dispersion};
-use erw::ml::gpu::sit::Recipe;
+use erw::ml::gpu::sit::{Recipe, SitPrograms, memory};
 use erw::ml::kernels::autograd::gradients;
 use erw::ml::models::projector::ProjectorKind;
 use erw::ml::models::sit::{Also, MlpKind, NormKind, SavedActivations, SiT, SiTConfig};
@@ -19,7 +19,7 @@ use erw::ml::train::adamw::{AdamWConfig, Decay};
 use erw::ml::train::config::{FitConfig, StepLoss};
 use erw::ml::train::engine::{Engine, StepGradients};
 use erw::ml::train::outcome::{Outcome, Trained};
-use erw::ml::train::sit::gpu::{Feed, GpuEngine, memory};
+use erw::ml::train::sit::gpu::{Feed, GpuEngine};
 use erw::ml::train::{Callbacks, fit, fit_engine};
 use erw_gpu::machine::{Link, Machine};
 use erw_gpu::program::Type;
@@ -33,7 +33,7 @@ const BATCH: usize = 2;
 const WEIGHT: f64 = 0.5;
 
 /// A head of 64 and two blocks, for whole trainings.
-fn small() -> SiTConfig {
+pub fn small() -> SiTConfig {
     SiTConfig {
         hidden: 64,
         heads: 1,
@@ -45,7 +45,7 @@ fn small() -> SiTConfig {
     }
 }
 
-const ADAMW: AdamWConfig =
+pub const ADAMW: AdamWConfig =
     AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay: Decay::Matrices };
 
 fn with_class_token(config: &SiTConfig) -> SiTConfig {
@@ -142,8 +142,9 @@ fn compare(what: &str, config: &SiTConfig, change: impl Fn(&mut Recipe), ty: Typ
     let want = gradients(params.vars(), &loss).unwrap();
     let card = card();
     let mut feeder = |_, micro: usize| Ok(feed(config, micro as u64));
+    let programs = SitPrograms::on(&*card, &recipe).unwrap();
     let mut engine =
-        GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
+        GpuEngine::new(&*card, &programs, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
     engine.start().unwrap();
     // Small gradients vanish in f16 unless the loss is scaled.
     let scale = if ty == Type::F16 { 4096.0 } else { 1.0 };
@@ -242,14 +243,14 @@ fn one_step() -> FitConfig {
 }
 
 /// Stops when it is asked for this many steps.
-struct Until {
+pub struct Until {
     stop: Option<u64>,
     done: Cell<u64>,
     said: Cell<usize>,
 }
 
 impl Until {
-    fn new(stop: Option<u64>) -> Self {
+    pub fn new(stop: Option<u64>) -> Self {
         Self { stop, done: Cell::new(0), said: Cell::new(0) }
     }
 }
@@ -281,7 +282,7 @@ fn settings(dir: &TempDir) -> FitConfig {
 }
 
 /// The feed of a step; nothing is aligned from step 8 on.
-fn feed_of(config: &SiTConfig, step: u64, micro: usize) -> Feed {
+pub fn feed_of(config: &SiTConfig, step: u64, micro: usize) -> Feed {
     let mut feed = feed(config, 2 * step + micro as u64);
     if step >= 8 {
         feed.alignment_weight = 0.0;
@@ -309,7 +310,8 @@ fn train_on(
         change(step, &mut feed);
         Ok(feed)
     };
-    let mut engine = GpuEngine::new(card, recipe, &model, &params.tensors(), cfg, link, &mut feeder).unwrap();
+    let programs = SitPrograms::on(card, recipe).unwrap();
+    let mut engine = GpuEngine::new(card, &programs, &model, &params.tensors(), cfg, link, &mut feeder).unwrap();
     match fit_engine(&mut engine, cfg, observer, &mut Callbacks::default()).unwrap() {
         Outcome::Done(trained) => Some(trained),
         Outcome::Stopped | Outcome::Followed => None,
@@ -317,13 +319,13 @@ fn train_on(
     }
 }
 
-fn bits(trained: &Trained) -> Vec<u32> {
+pub fn bits(trained: &Trained) -> Vec<u32> {
     let all =
         trained.model.values().chain(trained.ema.values()).chain(trained.further.iter().flat_map(|f| f.1.values()));
     all.flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()).map(f32::to_bits).collect()
 }
 
-fn micro_batches(config: &SiTConfig, ty: Type) -> Recipe {
+pub fn micro_batches(config: &SiTConfig, ty: Type) -> Recipe {
     Recipe { micro_batches: 2, ..recipe(config, ty) }
 }
 
@@ -457,8 +459,9 @@ fn features_in_f16_give_the_bits_of_the_same_numbers_in_f32() {
             feed.features = feed.features.iter().map(rounded).collect::<candle_core::Result<_>>()?;
             Ok(feed)
         };
+        let programs = SitPrograms::on(&*card, &recipe).unwrap();
         let mut engine =
-            GpuEngine::new(&*card, &recipe, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
+            GpuEngine::new(&*card, &programs, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
         engine.start().unwrap();
         let step = engine.gradients(0, 0..2, 1.0, &Ranks::default()).unwrap();
         let losses = step.losses.iter().map(|of| of.loss.to_bits()).collect::<Vec<_>>();
@@ -479,7 +482,9 @@ fn a_training_takes_the_memory_that_was_told() {
     let (params, model) = network(&recipe.config, Precision::F32);
     let card = Counting::new(card());
     let mut feeder = |_, micro: usize| Ok(feed(&recipe.config, micro as u64));
-    let mut engine = GpuEngine::new(&card, &recipe, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
+    let programs = SitPrograms::on(&card, &recipe).unwrap();
+    let mut engine =
+        GpuEngine::new(&card, &programs, &model, &params.tensors(), &one_step(), None, &mut feeder).unwrap();
     engine.start().unwrap();
     engine.gradients(0, 0..1, 1.0, &Ranks::default()).unwrap();
     engine.update(1e-3, 1.0).unwrap();

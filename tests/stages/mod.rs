@@ -11,6 +11,7 @@ mod handover;
 mod imported_latents;
 mod manifests;
 mod online_features;
+mod planned_memory;
 mod ranks;
 mod refused_plans;
 mod reproducible_training;

@@ -45,7 +45,13 @@ fn shipped() -> PathBuf {
 }
 
 pub fn load(name: &str) -> Pipeline {
-    Pipeline::load(&shipped().join(name), KINDS, &Overrides::default()).unwrap()
+    load_with(name, &[])
+}
+
+/// With these settings.
+pub fn load_with(name: &str, set: &[&str]) -> Pipeline {
+    let overrides = Overrides { set: set.iter().map(|s| s.to_string()).collect(), env: vec![] };
+    Pipeline::load(&shipped().join(name), KINDS, &overrides).unwrap()
 }
 
 fn stage<'a>(pipeline: &'a Pipeline, name: &str) -> &'a Stage {

@@ -34,7 +34,7 @@ pub fn check(planned: &Planned, pipeline: &Pipeline, settings: &Settings) -> Res
         ["params.batch", "operation.batch"].iter().find_map(|name| stage.origins.get(*name)?.place.clone())
     });
     let text = format!("stage `{}` needs {needs} of a GPU's memory, but the largest here has {has}", line.stage);
-    Err(Error::usage(text).maybe_at(place).hint(erw_stages::less_memory(line.kind)))
+    Err(Error::usage(text).maybe_at(place).hint(erw_stages::planned_memory::less_memory(line.kind)))
 }
 
 /// Bytes of the largest of these GPUs; `None` if the driver does not say.

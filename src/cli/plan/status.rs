@@ -16,7 +16,8 @@ use erw_runner::plan::action::params_digest;
 use erw_runner::plan::reason::Reason;
 use erw_runner::plan::{CacheChecker, Missing, Verdict, foresee, plan_part};
 use erw_stages::data::weights::{KIND, published};
-use erw_stages::planned_memory;
+use erw_stages::planned_memory::foreseen::{Foreseen, Maker};
+use erw_stages::planned_memory::planned_memory;
 use std::collections::{BTreeSet, HashMap};
 
 /// The plan of the selected stages: the status of each, and why it would run. Stages in `forced`
@@ -69,7 +70,7 @@ fn among(
     let line = |(id, verdict): &(StageId, Verdict)| {
         let stage = pipeline.stage(*id);
         let cached = matches!(verdict, Verdict::Cached(_));
-        let gpu_memory = if cached { None } else { gpu_memory(checker, stage) };
+        let gpu_memory = if cached { None } else { gpu_memory(pipeline, checker, stage) };
         Line {
             stage: stage.name.clone(),
             kind: stage.kind.name,
@@ -138,12 +139,22 @@ fn cached(name: &str, kind: &str, registry: Registry) -> Option<Line> {
 const CACHED: &str = "cached";
 
 /// Bytes that a stage on a GPU takes of its memory; on several GPUs, of that of each.
-fn gpu_memory(checker: &CacheChecker<'_>, stage: &Stage) -> Option<u64> {
+fn gpu_memory(pipeline: &Pipeline, checker: &CacheChecker<'_>, stage: &Stage) -> Option<u64> {
     if stage.resources.gpus == 0 {
         return None;
     }
-    let (inputs, ranks) = (checker.properties().given(stage), stage.resources.ranks.unwrap_or(1));
-    planned_memory(stage.kind.name, &stage.params, &stage.operation, &inputs, ranks)
+    let maker = |from| {
+        let stage = pipeline.stage(from);
+        Maker { kind: stage.kind.name, params: stage.placed_params() }
+    };
+    planned_memory(&Foreseen {
+        kind: stage.kind.name,
+        params: &stage.params,
+        operation: &stage.operation,
+        inputs: checker.properties().given(stage),
+        makers: stage.inputs.iter().map(|(slot, edge)| (slot.clone(), maker(edge.from))).collect(),
+        ranks: stage.resources.ranks.unwrap_or(1),
+    })
 }
 
 /// The same in words.

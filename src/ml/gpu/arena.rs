@@ -37,6 +37,11 @@ impl Arena {
         here
     }
 
+    /// What is handed out next.
+    pub fn here(&self) -> Address {
+        self.next
+    }
+
     /// Bytes handed out.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -23,7 +23,7 @@ pub struct ClassToken {
     norm: [usize; 2],
     last: Linear,
     /// f32 `[B, Z]`: what the host writes.
-    pub point: Address,
+    point: Address,
     /// The same in the type of the products.
     narrow: Address,
     /// The embedding `[B, D]` before its norm.
@@ -55,11 +55,13 @@ impl ClassTokenGradients {
 }
 
 impl ClassToken {
-    /// `None` for a network without one. `patch_h`: space that is free behind the last block.
+    /// `None` for a network without one. `point`: what the host writes; `patch_h`: space that is free
+    /// behind the last block.
     pub(super) fn new(
         c: &SiTConfig,
         layout: &Layout,
         s: &Sizes,
+        point: Address,
         patch_h: Option<Address>,
         arena: &mut Arena,
     ) -> Result<Option<Self>> {
@@ -70,7 +72,7 @@ impl ClassToken {
             embed: Linear::find(layout, "cls_projectors2")?,
             norm: [layout.place("wg_norm.weight")?.first, layout.place("wg_norm.bias")?.first],
             last: Linear::find(layout, "final_layer.linear_cls")?,
-            point: arena.take(batch * width, Type::F32),
+            point,
             narrow: arena.take(batch * width, ty),
             embedded: arena.take(batch * d, ty),
             patch_h: patch_h.unwrap_or_else(|| arena.take(batch * c.tokens() * d, ty)),

@@ -64,12 +64,23 @@ pub struct Inputs {
     pub class: Address,
 }
 
+impl Inputs {
+    fn new(c: &SiTConfig, batch: usize, arena: &mut Arena) -> Self {
+        Self {
+            times: arena.take(batch, Type::F32),
+            point: arena.take(batch * c.in_channels * c.input_size * c.input_size, Type::F32),
+            labels: arena.take_bytes(batch * 4),
+            class: c.class_token.map_or(Address::NULL, |width| arena.take(batch * width, Type::F32)),
+        }
+    }
+}
+
 /// What stays of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// What the backward pass needs.
     ForBackward(SavedActivations),
-    /// The velocity.
+    /// The velocity; of a warmup, the stream behind the last block.
     Nothing,
 }
 
@@ -127,13 +138,15 @@ pub struct Forward {
     pub(super) parameters: Vec<Parameters>,
     pub(super) layers: EndLayers,
     pub inputs: Inputs,
+    /// Where the memory of results begins. Each pass makes them anew; what is handed out before stays.
+    pub(super) results: Address,
     pub(super) ends: Ends,
     pub(super) class: Option<ClassToken>,
     positions: Address,
     /// For each block.
     pub(super) activations: Vec<Activations>,
     /// The stream behind the last block, f32; null if nobody reads it.
-    last: Address,
+    pub(super) last: Address,
 }
 
 impl Forward {
@@ -156,11 +169,17 @@ impl Forward {
         let sizes = Sizes { stream, heads: c.heads, inner: c.mlp_width(), mlp: c.mlp };
         let (depth, rows, d) = (c.blocks(), sizes.rows(), c.hidden);
         let image = batch * c.in_channels * c.input_size * c.input_size;
+        let inputs = Inputs::new(c, batch, arena);
+        let results = arena.here();
         let vectors = VECTORS * depth + if c.warmup_depth.is_none() { 2 } else { 0 };
         let modulations = Table { address: arena.take(batch * vectors * d, ty), width: vectors * d };
         let (activations, last) = match keep {
             Keep::ForBackward(keep) => (kept(c, &sizes, keep, arena), arena.take(rows * d, Type::F32)),
-            Keep::Nothing => (vec![Activations::passing(&sizes, arena); depth], Address::NULL),
+            Keep::Nothing => {
+                let passing = Activations::passing(&sizes, arena);
+                let last = c.warmup_depth.map_or(Address::NULL, |_| passing.x);
+                (vec![passing; depth], last)
+            }
         };
         let (embedded, final_h, final_stats) = match (keep, activations.first()) {
             // Space that blocks do not use then.
@@ -169,18 +188,14 @@ impl Forward {
         };
         // Space that nobody uses behind the last block then.
         let free = activations.first().filter(|_| keep == Keep::Nothing).map(|at| at.y2);
-        let class = ClassToken::new(c, layout, &sizes, free, arena)?;
+        let class = ClassToken::new(c, layout, &sizes, inputs.class, free, arena)?;
         let qk_eps = if c.norm == NormKind::Rms { NORM_EPS } else { QK_NORM_EPS };
         Ok(Self {
             blocks: Blocks { sizes, weights, qk_eps, modulations, rope: tables.rope },
             parameters: (0..depth).map(|i| Parameters::find(layout, c, i)).collect::<Result<_>>()?,
             layers: EndLayers::find(layout, c, modulations.width)?,
-            inputs: Inputs {
-                times: arena.take(batch, Type::F32),
-                point: arena.take(image, Type::F32),
-                labels: arena.take_bytes(batch * 4),
-                class: class.map_or(Address::NULL, |class| class.point),
-            },
+            inputs,
+            results,
             ends: Ends {
                 patches: arena.take(image, ty),
                 embedded,

@@ -55,15 +55,24 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// A network that is not covered; too little memory.
     pub fn on(&self, machine: Arc<dyn Machine>) -> Result<NetworkOnGpu> {
-        let [weights, maps] = self.parts()?;
-        let base = machine.allocate(weights + maps)?;
+        let base = machine.allocate(self.memory()?)?;
+        let mut network = self.at(machine, base)?;
+        network.write_weights()?;
+        network.parameters.clear();
+        Ok(network)
+    }
+
+    /// In memory of [`memory`](Self::memory) bytes that others use, too: the weights are written
+    /// before every run.
+    ///
+    /// # Errors
+    /// A network that is not covered.
+    pub fn at(&self, machine: Arc<dyn Machine>, base: Address) -> Result<NetworkOnGpu> {
+        let [weights, _] = self.parts()?;
         let Builder { steps, parameters, input, outputs, .. } = self.build(base, base.offset(weights))?;
-        for Parameter { at, tensor, ty } in parameters {
-            let tensor = in_kernel_order(&tensor)?;
-            with_slices([&tensor], |[numbers]| machine.write(at, &ty.encode(numbers)))??;
-        }
         let Some(input) = input else { bail!("a network without an input") };
-        Ok(NetworkOnGpu { machine, batch: self.batch, steps, input, outputs, programs: BTreeMap::new() })
+        let (batch, programs) = (self.batch, BTreeMap::new());
+        Ok(NetworkOnGpu { machine, batch, parameters, steps, input, outputs, programs })
     }
 }
 
@@ -82,6 +91,8 @@ fn in_kernel_order(tensor: &Tensor) -> Result<Tensor> {
 pub struct NetworkOnGpu {
     machine: Arc<dyn Machine>,
     batch: usize,
+    /// What is written before a run.
+    parameters: Vec<Parameter>,
     steps: Vec<Step>,
     input: (Address, [usize; 3]),
     outputs: Vec<(Address, [usize; 3])>,
@@ -107,6 +118,7 @@ impl NetworkOnGpu {
         if x.dims() != [samples, channels, height, width] || samples == 0 {
             bail!("a network on maps {:?}, where memory is for {:?}", x.dims(), self.input.1);
         }
+        self.write_weights()?;
         let mut outputs: Vec<Vec<f32>> = vec![vec![]; self.outputs.len()];
         for start in (0..samples).step_by(self.batch) {
             let count = self.batch.min(samples - start);
@@ -116,6 +128,14 @@ impl NetworkOnGpu {
             Tensor::from_vec(numbers, (samples, *channels, *height, *width), &Device::Cpu)
         };
         outputs.into_iter().zip(&self.outputs).map(tensor).collect()
+    }
+
+    fn write_weights(&self) -> Result<()> {
+        for Parameter { at, tensor, ty } in &self.parameters {
+            let tensor = in_kernel_order(tensor)?;
+            with_slices([&tensor], |[numbers]| self.machine.write(*at, &ty.encode(numbers)))??;
+        }
+        Ok(())
     }
 
     fn run_batch(&mut self, x: &Tensor, samples: usize, outputs: &mut [Vec<f32>]) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Tensors of the host to a machine's memory.
 
-use super::forward::FixedTables;
+use super::forward::{FixedTables, Forward, Inputs};
 use super::layers::Weights;
 use super::layout::Layout;
 use crate::kernels::with_slices;
@@ -30,6 +30,47 @@ pub fn write_half(machine: &dyn Machine, to: Address, tensor: &Tensor) -> Result
         bail!("f16 features in main memory without gaps, not {:?}", tensor)
     };
     machine.write(to, bytemuck::cast_slice(numbers[start..end].reinterpret_cast()))
+}
+
+/// Reads f32 numbers as a tensor of this shape, on the CPU.
+pub fn read_tensor(machine: &dyn Machine, from: Address, dims: &[usize]) -> Result<Tensor> {
+    let mut numbers = vec![0f32; dims.iter().product()];
+    machine.read(from, bytemuck::cast_slice_mut(&mut numbers))?;
+    Tensor::from_vec(numbers, dims, &Device::Cpu)
+}
+
+/// Writes the inputs of a forward pass: points `[B, ..]`, times `[B]` and classes `[B]`. Returns B.
+///
+/// # Errors
+/// Shapes that do not fit the network or its memory; a class that the network does not have.
+pub fn write_inputs(
+    machine: &dyn Machine,
+    forward: &Forward,
+    points: &Tensor,
+    times: &Tensor,
+    classes: &Tensor,
+) -> Result<usize> {
+    let Inputs { times: at_times, point, labels, class } = forward.inputs;
+    let (config, batch) = (&forward.config, points.dims().first().copied().unwrap_or(0));
+    let dims = |count: usize| [&[count][..], &config.state_shape()].concat();
+    if points.dims() != dims(batch) || batch == 0 || batch > forward.batch() {
+        bail!("a network at points {:?}, where memory is for {:?}", points.dims(), dims(forward.batch()));
+    }
+    if times.dims() != [batch] || classes.dims() != [batch] {
+        bail!("{batch} points with times {:?} and classes {:?}", times.dims(), classes.dims());
+    }
+    let classes = classes.to_device(&Device::Cpu)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+    if let Some(bad) = classes.iter().find(|class| **class as usize >= config.table_rows()) {
+        bail!("class {bad} of a network with {} rows of classes", config.table_rows());
+    }
+    let (latents, class_tokens) = config.split(points)?;
+    write_tensor(machine, point, &latents)?;
+    if let Some(tokens) = &class_tokens {
+        write_tensor(machine, class, tokens)?;
+    }
+    write_tensor(machine, at_times, times)?;
+    machine.write(labels, bytemuck::cast_slice(&classes))?;
+    Ok(batch)
 }
 
 /// Writes the tables of a SiT, by their names in files.

@@ -162,7 +162,7 @@ impl MicroBatch<'_> {
         let (all, gradients, rows) = (self.all, self.gradients(), self.all.forward.blocks.sizes.rows());
         let Some(space) = &all.space else { bail!("a projector without space") };
         let (ty, c, inputs) = (all.recipe.ty, &all.recipe.config, &all.inputs);
-        space.forward(program, gradients, p, x)?;
+        space.forward(program, &gradients.weights, p, x)?;
         let (features, width) = (inputs.features[k], c.z_dims[k]);
         let (samples, tokens, alignment) = (all.recipe.batch, c.all_tokens(), &all.recipe.alignment);
         if let Some(alpha) = alignment.spatial_norm() {

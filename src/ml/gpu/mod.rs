@@ -14,7 +14,8 @@
 //! sit             what is trained, and where everything lies
 //! step            the programs of a training step
 //! reduction       sums over ranks, from GPU to GPU
-//! velocity        the network in a GPU's memory, for sampling
+//! velocity        the network in a GPU's memory, for sampling, validation and previews
+//! projections     the same of a warmup, for its validation
 //! vit, encoder    a frozen vision transformer, and the encoder that it is part of
 //! feature_maps    the layers of networks with convolutions, forward
 //! map_memory      memory of their maps
@@ -41,6 +42,7 @@ pub mod layers;
 pub mod layout;
 mod map_memory;
 mod micro_batch;
+pub mod projections;
 mod projector;
 pub mod reduction;
 pub mod sit;

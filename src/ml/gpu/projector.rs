@@ -2,7 +2,7 @@
 //! or a 3 x 3 convolution over the grid of tokens as a product over windows.
 
 use super::arena::Arena;
-use super::layers::{Gradients, Linear};
+use super::layers::{Gradients, Linear, Weights};
 use super::layout::Layout;
 use crate::models::projector::ProjectorKind;
 use crate::models::sit::SiTConfig;
@@ -78,9 +78,18 @@ impl ProjectorSpace {
         Some(Self { ty, rows, widths, input, inside, output: arena.take(rows * widest, ty) })
     }
 
+    /// The same space, of fewer samples.
+    pub fn of(self, samples: usize, tokens: usize) -> Self {
+        let inside = match self.inside {
+            Inside::Conv3 { grids, windows } => Inside::Conv3 { grids: Grids { samples, ..grids }, windows },
+            mlp @ Inside::Mlp { .. } => mlp,
+        };
+        Self { rows: samples * tokens, inside, ..self }
+    }
+
     /// From the f32 stream `x` to projections in `output`.
-    pub fn forward(&self, program: &mut Program, gradients: &Gradients, p: &Projector, x: Address) -> Result<()> {
-        let (weights, rows, ty) = (&gradients.weights, self.rows, self.ty);
+    pub fn forward(&self, program: &mut Program, weights: &Weights, p: &Projector, x: Address) -> Result<()> {
+        let (rows, ty) = (self.rows, self.ty);
         let [count, hidden] = self.widths.map(|width| rows * width);
         program.launch(activation::narrow(&Pass { ty, from: x, to: self.input, count })?);
         match (&p.layers, self.inside) {

@@ -16,13 +16,15 @@ use super::reduction;
 use crate::diffusion::alignment::{Alignment, AlignmentLoss};
 use crate::diffusion::loss::Dispersion;
 use crate::models::projector::ProjectorKind;
-use crate::models::sit::{NormKind, SavedActivations, SiTConfig};
+use crate::models::sit::{NormKind, SavedActivations, SiT, SiTConfig};
+use crate::nn::params;
 use crate::ranks::tree;
 use candle_core::{Result, bail};
 use erw_gpu::kernels::loss;
 use erw_gpu::kernels::optimizer;
 use erw_gpu::kernels::pairs;
 use erw_gpu::kernels::scalars::{Results, Scalars};
+use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Type};
 
 /// What is trained, and how.
@@ -45,6 +47,9 @@ pub struct Recipe {
     pub dispersion: Option<Dispersion>,
     /// Weight of the velocity of class tokens, for a network that has them.
     pub class_token: f64,
+    /// Bytes of what runs between the steps: validation and previews. It takes the place of the step's
+    /// results.
+    pub between: usize,
 }
 
 impl Recipe {
@@ -62,6 +67,7 @@ impl Recipe {
             velocity_cosine: 0.0,
             dispersion: None,
             class_token: 0.0,
+            between: 0,
         }
     }
 
@@ -168,19 +174,39 @@ pub struct SitPrograms {
     pub(super) dispersion: Option<DispersionSpace>,
     pub(super) class: Option<ClassTokenGradients>,
     pub(super) projectors: Vec<Projector>,
+    between: Address,
     bytes: usize,
 }
 
+/// Bytes of GPU memory that a training needs.
+///
+/// # Errors
+/// A recipe that the GPU's programs do not cover.
+pub fn memory(recipe: &Recipe) -> Result<usize> {
+    Ok(SitPrograms::new(recipe, &layout(recipe)?, Arena::measure())?.bytes())
+}
+
+fn layout(recipe: &Recipe) -> Result<Layout> {
+    let (_, shapes) = params::census(|vb| SiT::new(&recipe.config, vb))?;
+    Layout::new(&recipe.config, &shapes)
+}
+
 impl SitPrograms {
+    /// Takes the memory of a training from a machine.
+    ///
+    /// # Errors
+    /// A recipe that the GPU's programs do not cover; too little memory.
+    pub fn on(machine: &dyn Machine, recipe: &Recipe) -> Result<Self> {
+        Self::new(recipe, &layout(recipe)?, Arena::at(machine.allocate(memory(recipe)?)?))
+    }
+
     /// Lays out all memory from `base` on.
     pub fn new(recipe: &Recipe, layout: &Layout, mut arena: Arena) -> Result<Self> {
         recipe.check()?;
         let (c, arena, ty) = (&recipe.config, &mut arena, recipe.ty);
         let state = State::new(recipe, layout, arena);
-        let keep = Keep::ForBackward(recipe.keep);
-        let forward = Forward::new(c, layout, state.weights, state.tables, recipe.batch, keep, arena)?;
-        let (sizes, image) = (forward.blocks.sizes, forward.image().count());
-        let (rows, d, modulations) = (sizes.rows(), c.hidden, forward.blocks.modulations.width);
+        let (rows, image) = (recipe.batch * c.all_tokens(), recipe.batch * c.in_channels * c.input_size * c.input_size);
+        // Before the results, which between the steps give way to others: a batch is written early.
         let inputs = Inputs {
             target: arena.take(image, Type::F32),
             class_target: c.class_token.map_or(Address::NULL, |width| arena.take(recipe.batch * width, Type::F32)),
@@ -189,6 +215,10 @@ impl SitPrograms {
             scalars: Scalars(arena.take(Scalars::SIZE, Type::F32)),
             results: Results(arena.take(Results::SIZE, Type::F32)),
         };
+        let keep = Keep::ForBackward(recipe.keep);
+        let forward = Forward::new(c, layout, state.weights, state.tables, recipe.batch, keep, arena)?;
+        let (sizes, between) = (forward.blocks.sizes, forward.results);
+        let (d, modulations) = (c.hidden, forward.blocks.modulations.width);
         let widest = (3 * d).max(2 * sizes.inner).max(c.projector_dim);
         let widest = c.z_dims.iter().fold(widest, |w, z| w.max(*z));
         let largest = [[rows, widest], [recipe.batch, modulations]];
@@ -215,15 +245,18 @@ impl SitPrograms {
             pairs: arena.take(recipe.batch * recipe.batch, Type::F32),
         });
         let vectors = recipe.batch * d;
+        let ends = Ends {
+            dtime: arena.take(vectors, ty),
+            dactive: arena.take(vectors, ty),
+            dcondition: arena.take(vectors, Type::F32),
+            dcondition_half: arena.take(vectors, ty),
+            dout: arena.take(image, ty),
+            partial: arena.take_bytes(partials * 8),
+        };
+        arena.take_bytes(recipe.between.saturating_sub((arena.here().0 - between.0) as usize));
         Ok(Self {
-            ends: Ends {
-                dtime: arena.take(vectors, ty),
-                dactive: arena.take(vectors, ty),
-                dcondition: arena.take(vectors, Type::F32),
-                dcondition_half: arena.take(vectors, ty),
-                dout: arena.take(image, ty),
-                partial: arena.take_bytes(partials * 8),
-            },
+            ends,
+            between,
             projectors: (0..c.z_dims.len()).map(|k| Projector::find(c, layout, k)).collect::<Result<_>>()?,
             bytes: arena.bytes(),
             recipe: recipe.clone(),
@@ -241,6 +274,21 @@ impl SitPrograms {
     /// Bytes of memory that a training needs.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Where so many bytes are free between the steps.
+    ///
+    /// # Errors
+    /// More than [`Recipe::between`] says.
+    pub fn between(&self, bytes: usize) -> Result<Address> {
+        if bytes > self.recipe.between {
+            bail!("{bytes} bytes between the steps of a training that has {}", self.recipe.between);
+        }
+        Ok(self.between)
+    }
+
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
     }
 
     pub fn layout(&self) -> &Layout {

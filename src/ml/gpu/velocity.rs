@@ -1,4 +1,4 @@
-//! The velocity of a SiT on a GPU, for sampling. Weights and activations stay in the GPU's memory;
+//! The velocity of a SiT on a GPU, for sampling, and for validation and previews of a training. Weights and activations stay in the GPU's memory;
 //! points go in and velocities come out, and the sampler's state stays with the host.
 //!
 //! That is cheap. A step of SiT-XL/2 for 256 images with guidance moves 512 points of 4 x 32 x 32
@@ -8,18 +8,19 @@
 //! Does not know samplers, guidance or noise.
 
 use super::arena::Arena;
-use super::forward::{FixedTables, Forward, Inputs, Keep};
+use super::forward::{FixedTables, Forward, Keep};
 use super::host;
 use super::layers::Weights;
 use super::layout::{Layout, is_projector};
 use crate::models::sit::{SiT, SiTConfig};
 use crate::nn::params::{self, Tensors};
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use erw_gpu::kernels::activation::{self, Pass};
 use erw_gpu::kernels::embedding;
 use erw_gpu::machine::Machine;
 use erw_gpu::program::{Address, Program, Type};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// The network that is evaluated, and how.
@@ -100,26 +101,42 @@ impl Space {
 /// A SiT in the memory of a machine.
 pub struct VelocityOnGpu {
     machine: Arc<dyn Machine>,
+    layout: Layout,
     space: Space,
-    /// Rows of the class table.
-    classes: usize,
     /// By the number of points. Batches are of few sizes: with and without guidance, and the last. Only
     /// with adaptive steps, where images end and are guided one by one, there may be one for each size.
     programs: BTreeMap<usize, Program>,
 }
 
 impl VelocityOnGpu {
-    /// Lays out memory, and writes `weights` and the fixed tables of `model`.
+    /// Takes memory, and writes `weights` and the fixed tables of `model`.
     ///
     /// # Errors
     /// A network that is not covered; weights of another network; too little memory.
     pub fn new(machine: Arc<dyn Machine>, evaluation: &Evaluation, model: &SiT, weights: &Tensors) -> Result<Self> {
-        let layout = evaluation.layout()?;
         let base = machine.allocate(evaluation.memory()?)?;
+        let made = Self::at(machine, base, evaluation)?;
+        made.write(model, weights)?;
+        Ok(made)
+    }
+
+    /// In memory that is there already, of [`Evaluation::memory`] bytes; not yet with weights.
+    ///
+    /// # Errors
+    /// A network that is not covered.
+    pub fn at(machine: Arc<dyn Machine>, base: Address, evaluation: &Evaluation) -> Result<Self> {
+        let layout = evaluation.layout()?;
         let space = Space::new(evaluation, &layout, &mut Arena::at(base))?;
-        host::write_frozen(&*machine, &space.weights, &layout, weights)?;
-        host::write_tables(&*machine, &space.tables, &model.buffers())?;
-        Ok(Self { machine, space, classes: evaluation.config.table_rows(), programs: BTreeMap::new() })
+        Ok(Self { machine, layout, space, programs: BTreeMap::new() })
+    }
+
+    /// Writes `weights` and the fixed tables of `model`.
+    ///
+    /// # Errors
+    /// Weights of another network.
+    pub fn write(&self, model: &SiT, weights: &Tensors) -> Result<()> {
+        host::write_frozen(&*self.machine, &self.space.weights, &self.layout, weights)?;
+        host::write_tables(&*self.machine, &self.space.tables, &model.buffers())
     }
 
     /// Velocities f32 on the CPU at points `[B, ..]` ([`SiTConfig::state_shape`]), times `[B]` and
@@ -128,45 +145,21 @@ impl VelocityOnGpu {
     /// # Errors
     /// Shapes that do not fit the network or the batch; a class that the network does not have.
     pub fn velocity(&mut self, points: &Tensor, times: &Tensor, classes: &Tensor) -> Result<Tensor> {
-        let Inputs { times: at_times, point, labels, class } = self.space.forward.inputs;
-        let (image, batch) = (self.space.forward.image(), points.dims().first().copied().unwrap_or(0));
-        let config = &self.space.forward.config;
-        let dims = |count: usize| [&[count][..], &config.state_shape()].concat();
-        if points.dims() != dims(batch) || batch == 0 || batch > image.samples {
-            let most = dims(image.samples);
-            bail!("the velocity of points {:?}, where memory is for {most:?}", points.dims());
-        }
-        if times.dims() != [batch] || classes.dims() != [batch] {
-            bail!("{batch} points with times {:?} and classes {:?}", times.dims(), classes.dims());
-        }
-        let classes = classes.to_device(&Device::Cpu)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-        if let Some(bad) = classes.iter().find(|class| **class as usize >= self.classes) {
-            bail!("class {bad} of a network with {} rows of classes", self.classes);
-        }
-        if !self.programs.contains_key(&batch) {
-            self.programs.insert(batch, self.space.program(batch)?);
-        }
-        let (latents, class_tokens) = config.split(points)?;
-        host::write_tensor(&*self.machine, point, &latents)?;
-        if let Some(tokens) = &class_tokens {
-            host::write_tensor(&*self.machine, class, tokens)?;
-        }
-        host::write_tensor(&*self.machine, at_times, times)?;
-        self.machine.write(labels, bytemuck::cast_slice(&classes))?;
-        self.machine.run(&self.programs[&batch])?;
-        let velocity = self.read(self.space.velocity, latents.dims())?;
-        match class_tokens {
+        let (machine, space) = (&*self.machine, &self.space);
+        let batch = host::write_inputs(machine, &space.forward, points, times, classes)?;
+        machine.run(match self.programs.entry(batch) {
+            Entry::Occupied(made) => made.into_mut(),
+            Entry::Vacant(place) => place.insert(space.program(batch)?),
+        })?;
+        let c = &space.forward.config;
+        let dims = [batch, c.in_channels, c.input_size, c.input_size];
+        let velocity = host::read_tensor(machine, space.velocity, &dims)?;
+        match c.class_token {
             None => Ok(velocity),
-            Some(tokens) => {
-                let class = self.read(self.space.class_velocity, tokens.dims())?;
+            Some(width) => {
+                let class = host::read_tensor(machine, space.class_velocity, &[batch, width])?;
                 Tensor::cat(&[velocity.flatten_from(1)?, class], 1)
             }
         }
-    }
-
-    fn read(&self, from: Address, dims: &[usize]) -> Result<Tensor> {
-        let mut numbers = vec![0f32; dims.iter().product()];
-        self.machine.read(from, bytemuck::cast_slice_mut(&mut numbers))?;
-        Tensor::from_vec(numbers, dims, &Device::Cpu)
     }
 }

@@ -73,7 +73,7 @@ pub struct Maps {
 /// # Errors
 /// Not an autoencoder; a GPU that cannot be used, or with too little memory.
 pub fn decoder(attempt: &Attempt, dir: &Path, latents: Maps, device: &Device) -> Result<(AutoencoderKl, Device)> {
-    autoencoder(attempt, (dir, latents), device, "the decoder", vae::decoder, AutoencoderKl::decoded_by)
+    autoencoder(attempt, (dir, latents), device, "the decoder", decoder_plan, AutoencoderKl::decoded_by)
 }
 
 /// The autoencoder in `dir`, to encode images, and the device of images.
@@ -81,7 +81,16 @@ pub fn decoder(attempt: &Attempt, dir: &Path, latents: Maps, device: &Device) ->
 /// # Errors
 /// As [`decoder`].
 pub fn encoder(attempt: &Attempt, dir: &Path, images: Maps, device: &Device) -> Result<(AutoencoderKl, Device)> {
-    autoencoder(attempt, (dir, images), device, "the encoder", vae::encoder, AutoencoderKl::encoded_by)
+    autoencoder(attempt, (dir, images), device, "the encoder", encoder_plan, AutoencoderKl::encoded_by)
+}
+
+fn encoder_plan(vae: &AutoencoderKl, Maps { batch, size }: Maps) -> Plan<'_> {
+    vae::encoder(vae, size, batch.clamp(1, AUTOENCODER_BATCH), Type::F32)
+}
+
+/// What a decoder of such latents is on a GPU.
+pub fn decoder_plan(vae: &AutoencoderKl, Maps { batch, size }: Maps) -> Plan<'_> {
+    vae::decoder(vae, size, batch.clamp(1, AUTOENCODER_BATCH), Type::F32)
 }
 
 fn autoencoder(
@@ -89,7 +98,7 @@ fn autoencoder(
     (dir, maps): (&Path, Maps),
     device: &Device,
     guest: &str,
-    plan: fn(&AutoencoderKl, [usize; 2], usize, Type) -> Plan<'_>,
+    plan: fn(&AutoencoderKl, Maps) -> Plan<'_>,
     computed_by: fn(AutoencoderKl, Elsewhere) -> AutoencoderKl,
 ) -> Result<(AutoencoderKl, Device)> {
     let vae = AutoencoderKl::load(dir, &Device::Cpu)?;
@@ -97,7 +106,7 @@ fn autoencoder(
         return Ok((vae, Device::Cpu));
     }
     let part = {
-        let plan = plan(&vae, maps.size, maps.batch.clamp(1, AUTOENCODER_BATCH), Type::F32);
+        let plan = plan(&vae, maps);
         machine(attempt, guest, plan.memory(), Type::F32)?.map(|machine| plan.on(machine)).transpose()?
     };
     Ok(match part {

@@ -2,12 +2,13 @@
 //! do not cover a setting. What is chosen is a line in the log.
 
 use super::feature_source::{move_encoder, transformer_plans};
-use crate::support::card::{self, Opened};
+use crate::support::card;
+pub use crate::support::card::Opened;
 use crate::support::frozen_networks::not_covered;
 use candle_core::Device;
 use erw_base::error::Result;
 use erw_ml::diffusion::alignment::Alignment;
-use erw_ml::gpu::sit::Recipe;
+use erw_ml::gpu::sit::{self, Recipe, SitPrograms};
 use erw_ml::models::sit::{SiT, SiTConfig};
 use erw_ml::nn::precision::Precision;
 use erw_ml::train::config::FitConfig;
@@ -49,7 +50,7 @@ pub fn open(
     recipe: &Recipe,
     uncovered: Option<&str>,
     features: &mut Features,
-) -> Result<Option<Opened>> {
+) -> Result<Option<Training>> {
     if device.is_cpu() {
         return Ok(None);
     }
@@ -61,7 +62,7 @@ pub fn open(
         }
         return Ok(None);
     }
-    let mut memory = erw_ml::train::sit::gpu::memory(recipe)?;
+    let mut memory = sit::memory(recipe)?;
     let (mut guest, mut transformers) = ("the training", vec![]);
     for (i, plan) in transformer_plans(attempt, features, recipe.batch)?.into_iter().enumerate() {
         match plan.memory() {
@@ -79,18 +80,24 @@ pub fn open(
     for (i, plan) in transformers {
         features.change_encoder(i, |encoder| Ok(encoder.computed_by(plan.on(opened.machine.clone())?)))?;
     }
-    Ok(Some(opened))
+    let programs = SitPrograms::on(&*opened.machine, recipe)?;
+    Ok(Some(Training { opened, programs }))
 }
 
 /// Where the parameters and the network for initial values are: with a GPU of its own memory, on
 /// the CPU.
-pub fn home(device: &Device, gpu: Option<&Opened>) -> Device {
+pub fn home(device: &Device, gpu: Option<&Training>) -> Device {
     if gpu.is_some() { Device::Cpu } else { device.clone() }
+}
+
+/// The memory of a training, and the GPU on which it is.
+pub struct Training {
+    pub opened: Opened,
+    pub programs: SitPrograms,
 }
 
 /// A training on a GPU.
 pub struct OnGpu<'a> {
-    pub gpu: &'a Opened,
-    pub recipe: &'a Recipe,
+    pub training: &'a Training,
     pub model: &'a SiT,
 }

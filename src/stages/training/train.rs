@@ -9,7 +9,9 @@ use super::gpu::{self, OnGpu};
 use super::ranks::with_ranks;
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
-use super::{dataset, preview_output, size_defaults, trainer, validation_params};
+use super::validation_params::{self, Held};
+use super::watched::{self, Watched};
+use super::{dataset, preview_output, size_defaults, trainer};
 use crate::support::params::{device, usage};
 use crate::support::sit_artifact::{CUSTOM, TrainingNote, write_artifact, write_snapshots};
 use crate::support::{ema_files, facts};
@@ -19,15 +21,15 @@ use erw_ml::diffusion::alignment_schedule::Schedule;
 use erw_ml::diffusion::interpolant::{Path as NoisePath, TimeDistribution};
 use erw_ml::diffusion::loss::Dispersion;
 use erw_ml::gpu::sit::Recipe;
-use erw_ml::models::sit::SiTConfig;
 use erw_ml::nn::params::Tensors;
 use erw_ml::one_or_many::OneOrMany;
 use erw_ml::train::config::FitConfig;
 use erw_ml::train::outcome::Trained;
 use erw_ml::train::sit::batch::Examples;
 use erw_ml::train::sit::flow::{AttentionTransfer, FlowMatching};
+use erw_ml::train::sit::preview::Preview;
 use erw_ml::train::sit::self_alignment::SelfAlignment;
-use erw_ml::train::{Callbacks, Snapshots};
+use erw_ml::train::{Callbacks, Preview as Show, Snapshots};
 use erw_runner::kind::StageKind;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::field::{Params as Values, parse};
@@ -341,9 +343,15 @@ fn run(attempt: &Attempt) -> Result<()> {
     let dispersion = p.dispersion()?;
     let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.comparison)?;
     let recipe = Recipe { velocity_cosine: p.velocity_cosine, dispersion, class_token: p.class_token, ..recipe };
+    let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
+    let LoopSettings { samples_every, .. } = attempt.operation()?;
+    let decoder = preview_output::decoder(attempt, samples_every, &config, &note)?;
+    let points = watched::points(p.validation.validate_every > 0, recipe.batch, samples_every > 0);
+    let between = || watched::memory(&config, points, decoder.as_ref(), recipe.ty);
+    let between = if device.is_cpu() || recipe.check().is_err() { 0 } else { between()? };
+    let recipe = Recipe { between, ..recipe };
     let gpu = gpu::open(attempt, &device, &recipe, p.uncovered(), &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
-    let note = TrainingNote { resolved, ..dataset::note(&examples, p.path) };
     let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;
     let training = FlowMatching {
         examples: &examples,
@@ -361,16 +369,21 @@ fn run(attempt: &Attempt) -> Result<()> {
         class_token: p.class_token,
     };
     let snapshots = Snapshots { dir: attempt.checkpoint_dir().join("snapshots"), steps: p.snapshots.clone() };
-    let mut watch = Callbacks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &config)? };
+    let watched = Watched::new(&model, points, gpu.as_ref(), &device)?;
+    let decoder =
+        decoder.map(|vae| preview_output::placed(attempt, vae, &config, gpu.as_ref(), &device)).transpose()?;
+    let preview = Preview { config: &config, decoder, path: p.path, seed: phase.seed, device: watched.home() };
+    let shown = (samples_every > 0).then_some((samples_every, &preview));
+    let mut watch = Callbacks { snapshots: Some(snapshots.clone()), ..watch(attempt, &p, &examples, &watched, shown)? };
     if let Some(alignment) = &training.self_alignment {
         watch.teach = Some(Box::new(|averages| alignment.teach(&model, averages)));
     }
     let make = |place| training.batch(place);
-    let trained = with_ranks(attempt, gpu.as_ref(), |ranks| {
+    let trained = with_ranks(attempt, gpu.as_ref().map(|gpu| &gpu.opened), |ranks| {
         let cfg = FitConfig { ranks, ..cfg };
         match &gpu {
-            Some(gpu) => {
-                let gpu = OnGpu { gpu, recipe: &recipe, model: &model };
+            Some(on_gpu) => {
+                let gpu = OnGpu { training: on_gpu, model: &model };
                 trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &|step, noised| {
                     training.feed(step, noised)
                 })
@@ -393,23 +406,22 @@ fn watch<'a>(
     attempt: &'a Attempt,
     p: &'a Params,
     examples: &'a Examples,
-    config: &'a SiTConfig,
+    watched: &'a Watched<'a>,
+    shown: Option<(u64, &'a Preview<'a>)>,
 ) -> Result<Callbacks<'a>> {
     let mut watch = Callbacks::default();
     let phase = &p.phase;
-    if let Some(v) = validation_params::open(attempt, &p.validation, examples, phase.seed, phase.micro_batch())? {
-        let losses = Box::new(move |weights: &Tensors| v.velocity(config, p.path, weights));
+    let device = &watched.home();
+    let held_out = Held { examples, seed: phase.seed, batch: phase.micro_batch(), device };
+    if let Some(v) = validation_params::open(attempt, &p.validation, &held_out)? {
+        let losses =
+            Box::new(move |weights: &Tensors| watched.velocity(weights, |velocity| v.velocity(p.path, velocity)));
         watch.validate = Some((p.validation.validate_every, losses));
     }
-    let LoopSettings { samples_every, .. } = attempt.operation()?;
-    if samples_every > 0 {
-        let note = dataset::note(examples, p.path);
-        let preview = preview_output::open(attempt, config, &note, phase.seed, &examples.device)?;
-        watch.show = Some((
-            samples_every,
-            Box::new(move |step, ema: &Tensors| preview_output::show(attempt, &preview, step, ema)),
-        ));
-    }
+    watch.show = shown.map(|(every, preview)| {
+        let show = move |step, ema: &Tensors| preview_output::show(attempt, preview, watched, step, ema);
+        (every, Box::new(show) as Show<'a>)
+    });
     Ok(watch)
 }
 

@@ -82,13 +82,22 @@ fn run(attempt: &Attempt) -> Result<()> {
     report(attempt, &p, &trained, &images, held_out.as_ref(), &device)
 }
 
+fn transformer(p: &Params, image_size: usize) -> VitConfig {
+    let plain = VitConfig::new(image_size, p.patch_size, p.dim, p.depth, p.heads);
+    VitConfig { class_token: false, exact_gelu: false, ..plain }
+}
+
+/// The transformer that a stage with these parameters makes, for images of `grid` patches a side.
+pub fn planned(params: &Values, grid: usize) -> Option<VitConfig> {
+    parse::<Params>(params).ok().map(|p| transformer(&p, grid * p.patch_size))
+}
+
 fn config(p: &Params, images: &ImageSet) -> Result<EncoderConfig> {
     if images.height() != images.width() {
         let text = format!("images of {} x {} pixels are not square", images.height(), images.width());
         return Err(Error::stage(text));
     }
-    let plain = VitConfig::new(images.height(), p.patch_size, p.dim, p.depth, p.heads);
-    let vit = VitConfig { class_token: false, exact_gelu: false, ..plain };
+    let vit = transformer(p, images.height());
     vit.check()?;
     Ok(EncoderConfig::fixed(vit, [0.5; 3], [0.5; 3]))
 }

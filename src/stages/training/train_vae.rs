@@ -60,6 +60,11 @@ impl Params {
     }
 }
 
+/// The autoencoder that a stage with these parameters makes.
+pub fn planned(params: &Values) -> Option<VaeConfig> {
+    parse::<Params>(params).ok().map(|p| p.network())
+}
+
 fn check(params: &Values, operation: &Values, _: &[&str]) -> Result<()> {
     parse::<LoopSettings>(operation)?;
     let p: Params = parse(params)?;

@@ -60,12 +60,12 @@ pub fn train_on_gpu<B: Send>(
     let outcome = with_batches(cfg, &reporter, make, |next| {
         let mut feeder = |step, micro| feed(step, next(step, micro)?);
         let mut engine = GpuEngine::new(
-            &*gpu.gpu.machine,
-            gpu.recipe,
+            &*gpu.training.opened.machine,
+            &gpu.training.programs,
             gpu.model,
             &params.tensors(),
             cfg,
-            gpu.gpu.link.clone(),
+            gpu.training.opened.link.clone(),
             &mut feeder,
         )?;
         fit_engine(&mut engine, cfg, &reporter, watch)

@@ -4,6 +4,7 @@
 //! between trials must not be lost with a log, nor depend on how a training was watched.
 
 use crate::support::files::write_lines;
+use candle_core::Device;
 use erw_base::error::{Error, Result};
 use erw_ml::data::latents::Latents;
 use erw_ml::train::outcome::Trained;
@@ -44,32 +45,36 @@ impl Settings {
     }
 }
 
+/// What a training validates beside its settings.
+pub struct Held<'a> {
+    pub examples: &'a Examples,
+    pub seed: u64,
+    /// Latents at a time.
+    pub batch: usize,
+    /// Where the network takes them.
+    pub device: &'a Device,
+}
+
 /// Validation on the latents of slot `validation`, or on the training latents if the slot is not
-/// connected. `None` if `validate_every` is 0. `batch` is the number of latents at a time.
+/// connected. `None` if `validate_every` is 0.
 ///
 /// # Errors
 /// If the held-out latents are empty, or differ from the training latents in shape, classes or
 /// scale.
-pub fn open(
-    attempt: &Attempt,
-    settings: &Settings,
-    examples: &Examples,
-    seed: u64,
-    batch: usize,
-) -> Result<Option<Validation>> {
+pub fn open(attempt: &Attempt, settings: &Settings, of: &Held) -> Result<Option<Validation>> {
     if settings.validate_every == 0 {
         return Ok(None);
     }
     let held_out = attempt.optional_input(SLOT).map(Latents::open).transpose()?;
-    if let Some(what) = held_out.as_ref().and_then(|set| examples.latents.difference(set)) {
+    if let Some(what) = held_out.as_ref().and_then(|set| of.examples.latents.difference(set)) {
         let text = format!("input `{SLOT}` differs from `latents` in {what}");
         return Err(Error::stage(text).hint("make both with the same autoencoder, from images of the same classes"));
     }
-    let set = held_out.as_ref().unwrap_or(&examples.latents);
+    let set = held_out.as_ref().unwrap_or(&of.examples.latents);
     if set.is_empty() {
         return Err(Error::stage(format!("input `{SLOT}` is empty")));
     }
-    Ok(Some(Validation::new(set, settings.validation_samples, seed, batch, &examples.device)?))
+    Ok(Some(Validation::new(set, settings.validation_samples, of.seed, of.batch, of.device)?))
 }
 
 /// Writes `validation.jsonl`, one line per validation. Reports loss `name` of the last validation

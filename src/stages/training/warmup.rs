@@ -7,13 +7,16 @@ use super::gpu::{self, OnGpu};
 use super::ranks::with_ranks;
 use super::settings::{LoopSettings, Optimization};
 use super::sit::{SitTraining, Start};
-use super::{batch_pairs, dataset, trainer, validation_params};
+use super::validation_params::{self, Held};
+use super::watched::{self, Watched};
+use super::{batch_pairs, dataset, trainer};
 use crate::support::facts;
 use crate::support::params::device;
 use crate::support::sit_artifact::write_artifact;
 use erw_base::error::{Error, Result};
 use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::interpolant::Path;
+use erw_ml::gpu::sit::Recipe;
 use erw_ml::nn::params::Tensors;
 use erw_ml::train::Callbacks;
 use erw_ml::train::config::FitConfig;
@@ -81,24 +84,33 @@ fn run(attempt: &Attempt) -> Result<()> {
     let config = dataset::network(&examples, mode, &p.architecture, p.depths())?;
     let cfg = phase.fit(attempt, &p.optimization)?;
     let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment)?;
+    let points = watched::points(p.validation.validate_every > 0, recipe.batch, false);
+    let between = || watched::memory(&config, points, None, recipe.ty);
+    let between = if device.is_cpu() || recipe.check().is_err() { 0 } else { between()? };
+    let recipe = Recipe { between, ..recipe };
     let gpu = gpu::open(attempt, &device, &recipe, None, &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let note = dataset::note(&examples, Path::Linear);
     let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;
     let warmup = Warmup { examples: &examples, model: &model, batches: phase.batches(), alignment: p.alignment };
+    let watched = Watched::new(&model, points, gpu.as_ref(), &device)?;
+    let home = watched.home();
     let mut watch = Callbacks::default();
-    if let Some(v) = validation_params::open(attempt, &p.validation, &examples, phase.seed, phase.micro_batch())? {
-        let features = |rows: &[u64]| examples.features.tokens(rows, &[], &device);
-        let (config, alignment) = (&config, &p.alignment);
-        let losses = move |weights: &Tensors| v.alignment(config, weights, alignment, features);
+    let held_out = Held { examples: &examples, seed: phase.seed, batch: phase.micro_batch(), device: &home };
+    if let Some(v) = validation_params::open(attempt, &p.validation, &held_out)? {
+        let features = |rows: &[u64]| examples.features.tokens(rows, &[], [&device, &home]);
+        let (watched, alignment) = (&watched, &p.alignment);
+        let losses = move |weights: &Tensors| {
+            watched.projections(weights, |projections| v.alignment(alignment, features, projections))
+        };
         watch.validate = Some((p.validation.validate_every, Box::new(losses)));
     }
     let make = |place| warmup.batch(place);
-    let trained = with_ranks(attempt, gpu.as_ref(), |ranks| {
+    let trained = with_ranks(attempt, gpu.as_ref().map(|gpu| &gpu.opened), |ranks| {
         let cfg = FitConfig { ranks, ..cfg };
         match &gpu {
-            Some(gpu) => {
-                let gpu = OnGpu { gpu, recipe: &recipe, model: &model };
+            Some(training) => {
+                let gpu = OnGpu { training, model: &model };
                 trainer::train_on_gpu(attempt, &gpu, &params, &cfg, &mut watch, &make, &|_, batch| warmup.feed(batch))
             }
             None => trainer::train_on_ranks(attempt, &params, &cfg, &mut watch, &make, &|_, batch| warmup.loss(&batch)),

@@ -79,7 +79,7 @@ impl Examples {
     pub fn features(&self, batch: &Batch) -> Result<Vec<Tensor>> {
         match &batch.features {
             Some(stored) => stored.iter().map(|t| t.to_device(&self.device)?.to_dtype(DType::F32)).collect(),
-            None => self.features.tokens(&batch.rows, &batch.flipped, &self.device),
+            None => self.features.tokens(&batch.rows, &batch.flipped, [&self.device, &self.device]),
         }
     }
 

@@ -103,24 +103,23 @@ impl Features {
     }
 
     /// Features f32 `[n, T, D]` of the images in these rows, one tensor per encoder. They are
-    /// detached: no gradient flows into them.
+    /// detached: no gradient flows into them. Images are prepared on the first device, results are on
+    /// the second.
     ///
     /// # Errors
     /// Mirrored images with stored features; only online features cover mirrored images.
-    pub fn tokens(&self, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Vec<Tensor>> {
+    pub fn tokens(&self, rows: &[u64], flipped: &[bool], devices: [&Device; 2]) -> Result<Vec<Tensor>> {
         match self {
             Self::Stored(sets) => {
-                sets.iter().map(|set| stored(set, rows, flipped, device)?.to_dtype(DType::F32)).collect()
+                sets.iter().map(|set| stored(set, rows, flipped, devices[1])?.to_dtype(DType::F32)).collect()
             }
-            Self::Online(..) => {
-                Ok(self.outputs(rows, flipped, [device, device], &[])?.into_iter().map(|o| o.tokens).collect())
-            }
+            Self::Online(..) => Ok(self.outputs(rows, flipped, devices, &[])?.into_iter().map(|o| o.tokens).collect()),
         }
     }
 
     /// [`tokens`](Self::tokens) with all that the encoders show of these images, with the attention
-    /// of these blocks, counted from 1; detached. Images are prepared on the first device, results are
-    /// on the second. Stored features have class tokens if these were stored.
+    /// of these blocks, counted from 1; detached. Stored features have class tokens if these were
+    /// stored.
     ///
     /// # Errors
     /// Attention of stored features, which have none; a block that an encoder does not have.

@@ -8,12 +8,11 @@ use super::super::adamw::AdamWConfig;
 use super::super::checkpoint::Checkpoint;
 use super::super::config::FitConfig;
 use super::super::engine::{Engine, Losses, StepGradients};
-use crate::gpu::arena::Arena;
 use crate::gpu::host;
 use crate::gpu::layers::Weights;
-use crate::gpu::layout::{Layout, Place, is_projector};
+use crate::gpu::layout::{Place, is_projector};
 use crate::gpu::reduction::Reduction;
-use crate::gpu::sit::{Recipe, SitPrograms};
+use crate::gpu::sit::SitPrograms;
 use crate::kernels::adamw::Mix;
 use crate::kernels::with_slices;
 use crate::models::sit::SiT;
@@ -55,7 +54,7 @@ pub struct GpuEngine<'a> {
     machine: &'a dyn Machine,
     /// Weights to start from, unless a checkpoint replaces them.
     initial: Tensors,
-    programs: SitPrograms,
+    programs: &'a SitPrograms,
     /// By whether projectors are trained.
     lists: [Lists; 2],
     /// For each encoder: its features from f16 to f32.
@@ -67,7 +66,6 @@ pub struct GpuEngine<'a> {
     written: Option<((u64, usize), f64)>,
     /// Steps of the training: nothing is fed after them.
     steps: u64,
-    recipe: Recipe,
     optimizer: AdamWConfig,
     decays: Vec<f64>,
     /// Updates done.
@@ -104,46 +102,32 @@ impl Lists {
     }
 }
 
-/// Bytes of GPU memory that a training needs.
-///
-/// # Errors
-/// A recipe that the GPU's programs do not cover.
-pub fn memory(recipe: &Recipe) -> Result<usize> {
-    let (_, shapes) = params::census(|vb| SiT::new(&recipe.config, vb))?;
-    let layout = Layout::new(&recipe.config, &shapes)?;
-    Ok(SitPrograms::new(recipe, &layout, Arena::measure())?.bytes())
-}
-
 impl<'a> GpuEngine<'a> {
-    /// Lays out the memory of a training that starts from these weights, and writes the tables of
+    /// A training by `programs`, which lie on `machine`, from these weights. Writes the tables of
     /// `model`. `link` leads to the GPUs of the other ranks.
     ///
     /// # Errors
-    /// A recipe that the GPU's programs do not cover; too little memory.
+    /// A model without a table that the programs read.
     pub fn new(
         machine: &'a dyn Machine,
-        recipe: &Recipe,
+        programs: &'a SitPrograms,
         model: &SiT,
         weights: &Tensors,
         cfg: &FitConfig,
         link: Option<Rc<dyn Link>>,
         feed: &'a mut Feeder<'a>,
     ) -> Result<Self> {
-        let shapes = weights.iter().map(|(name, t)| (name.clone(), t.shape().clone())).collect();
-        let layout = Layout::new(&recipe.config, &shapes)?;
-        let bytes = SitPrograms::new(recipe, &layout, Arena::measure())?.bytes();
-        let programs = SitPrograms::new(recipe, &layout, Arena::at(machine.allocate(bytes)?))?;
+        let encoders = programs.recipe().config.z_dims.len();
         let engine = Self {
             machine,
             initial: weights.clone(),
-            lists: [Lists::new(&programs, false)?, Lists::new(&programs, true)?],
-            widen: (0..recipe.config.z_dims.len()).map(|k| programs.widen_features(k)).collect::<Result<_>>()?,
+            lists: [Lists::new(programs, false)?, Lists::new(programs, true)?],
+            widen: (0..encoders).map(|k| programs.widen_features(k)).collect::<Result<_>>()?,
             reduction: link.map(|link| Reduction::new(link, programs.state.rows)),
             programs,
             feed,
             written: None,
             steps: cfg.steps,
-            recipe: recipe.clone(),
             optimizer: cfg.optimizer,
             decays: cfg.ema_decays.clone(),
             updates: 0,
@@ -151,6 +135,7 @@ impl<'a> GpuEngine<'a> {
         };
         let state = &engine.programs.state;
         host::write_tables(machine, &state.tables, &model.buffers())?;
+        let layout = engine.programs.layout();
         let words = layout.decays(|name, rank| engine.optimizer.decay.takes(name, rank));
         machine.write(state.decays, bytemuck::cast_slice(&words))?;
         // Also the gaps between parameters, which stay 0.
@@ -215,26 +200,26 @@ impl<'a> GpuEngine<'a> {
     /// The losses among the results of a micro-batch, whose alignment has this coefficient.
     fn losses(&self, results: &[f32; Results::SIZE], weight: f64, loss_scale: f64) -> Losses {
         let alignment = if self.aligned { f64::from(results[Results::ALIGNMENT]) } else { 0.0 };
-        if self.recipe.config.warmup_depth.is_some() {
+        if self.programs.recipe().config.warmup_depth.is_some() {
             return Losses { loss: alignment * weight * loss_scale, parts: vec![] };
         }
         let velocity = f64::from(results[Results::VELOCITY]);
         let mut parts = vec![("velocity", velocity), ("alignment", alignment), ("alignment_weight", weight)];
         let mut loss = velocity + weight * alignment;
-        if self.recipe.velocity_cosine > 0.0 {
+        if self.programs.recipe().velocity_cosine > 0.0 {
             let cosine = f64::from(results[Results::VELOCITY_COSINE]);
             parts.push(("velocity_cosine", cosine));
-            loss += self.recipe.velocity_cosine * cosine;
+            loss += self.programs.recipe().velocity_cosine * cosine;
         }
-        if let Some(dispersion) = self.recipe.dispersion {
+        if let Some(dispersion) = self.programs.recipe().dispersion {
             let spread = f64::from(results[Results::DISPERSIVE]);
             parts.push(("dispersive", spread));
             loss += dispersion.weight * spread;
         }
-        if self.recipe.config.class_token.is_some() {
+        if self.programs.recipe().config.class_token.is_some() {
             let class = f64::from(results[Results::CLASS_VELOCITY]);
             parts.push(("class_velocity", class));
-            loss += self.recipe.class_token * class;
+            loss += self.programs.recipe().class_token * class;
         }
         Losses { loss: loss * loss_scale, parts }
     }
@@ -258,7 +243,7 @@ impl<'a> GpuEngine<'a> {
         if let Some(target) = &feed.target {
             self.write_tensor(inputs.target, target)?;
         }
-        match (&feed.class_token, self.recipe.config.class_token) {
+        match (&feed.class_token, self.programs.recipe().config.class_token) {
             (None, None) => {}
             (Some([point, target]), Some(_)) => {
                 self.write_tensor(of_network.class, point)?;
@@ -284,7 +269,7 @@ impl<'a> GpuEngine<'a> {
 
     /// The numbers that gradients need.
     fn write_scalars(&self, loss_scale: f64, alignment_weight: f64) -> Result<()> {
-        let (r, c) = (&self.recipe, &self.recipe.config);
+        let (r, c) = (&self.programs.recipe(), &self.programs.recipe().config);
         let places = (r.batch * c.input_size * c.input_size) as f64;
         let numbers = places * c.in_channels as f64;
         let rows = (r.batch * c.all_tokens() * c.z_dims.len().max(1)) as f64;
@@ -353,7 +338,7 @@ impl Engine for GpuEngine<'_> {
         let results = self.results()?;
         losses.push(self.losses(&results, weight, loss_scale));
         let norm = f64::from(results[Results::NORM]);
-        Ok(StepGradients { losses, norm: norm * self.recipe.micro_batches as f64 * loss_scale })
+        Ok(StepGradients { losses, norm: norm * self.programs.recipe().micro_batches as f64 * loss_scale })
     }
 
     fn update(&mut self, learning_rate: f64, scale: f64) -> Result<()> {

@@ -4,14 +4,13 @@
 
 use crate::data::rgb::Rgb;
 use crate::diffusion::interpolant::Path;
-use crate::diffusion::sampler::{Away, Method, SamplerConfig, sample, start_noise};
-use crate::models::sit::{SiT, SiTConfig};
+use crate::diffusion::sampler::{Away, Method, SamplerConfig, Velocity, sample, start_noise};
+use crate::models::sit::SiTConfig;
 use crate::models::vae::AutoencoderKl;
-use crate::nn::params::{Frozen, Tensors};
 use crate::viz::picture::{contact_sheet, to_u8};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-const COUNT: usize = 16;
+pub const COUNT: usize = 16;
 const COLUMNS: usize = 4;
 /// Number of Euler steps. Coarse shapes need no more, and sixteen samples then cost as much as a
 /// few training steps.
@@ -23,24 +22,26 @@ const RANGE: f64 = 3.0;
 /// Draws contact sheets of samples, decoded if there is a decoder.
 pub struct Preview<'a> {
     pub config: &'a SiTConfig,
-    pub decoder: Option<AutoencoderKl>,
+    /// With the device on which it takes latents.
+    pub decoder: Option<(AutoencoderKl, Device)>,
     pub path: Path,
     pub seed: u64,
-    pub device: &'a Device,
+    /// Of points and latents.
+    pub device: Device,
 }
 
 impl Preview<'_> {
-    /// A contact sheet of samples from these weights.
-    pub fn sheet(&self, weights: &Tensors) -> Result<Rgb> {
-        let images = self.images(weights)?;
+    /// A contact sheet of samples by this velocity.
+    pub fn sheet(&self, velocity: &mut Velocity<'_>) -> Result<Rgb> {
+        let images = self.images(velocity)?;
         let (_, height, width, _) = images.dims4()?;
         let pixels: Vec<u8> = images.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
         Ok(contact_sheet(&pixels, height, width, COLUMNS, (64 / height.max(1)).max(1)))
     }
 
     /// Samples as bytes `[n, H, W, 3]`.
-    fn images(&self, weights: &Tensors) -> Result<Tensor> {
-        let (config, device) = (self.config, self.device);
+    fn images(&self, velocity: &mut Velocity<'_>) -> Result<Tensor> {
+        let (config, device) = (self.config, &self.device);
         let sampler = SamplerConfig {
             method: Method::OdeEuler,
             steps: STEPS,
@@ -52,22 +53,23 @@ impl Preview<'_> {
             guidance_high: 1.0,
             path: self.path,
         };
-        let sit = SiT::new(config, Frozen::new(weights.clone()).builder(DType::F32, device))?;
         let ids: Vec<u64> = (0..COUNT as u64).collect();
         let labels = classes(config.num_classes);
         let classes = Tensor::new(labels, device)?;
         let start = start_noise(self.seed, &ids, &config.state_shape(), device)?;
-        let mut velocity = |x: &Tensor, t: &Tensor, y: &Tensor| sit.velocity(x, t, y);
         // Euler steps draw no noise, and sampling without guidance uses no null class.
         let mut noise = |_| bail!("an ODE sampler draws no noise");
-        let states = sample(&sampler, &start, &classes, Away::Classes(&classes), &mut noise, &mut velocity)?;
+        let states = sample(&sampler, &start, &classes, Away::Classes(&classes), &mut noise, velocity)?;
         let latents = config.latents_of(&states)?;
         if !latents.sum_all()?.to_scalar::<f64>()?.is_finite() {
             bail!("the averaged weights produce values that are not finite");
         }
         let latents = latents.to_dtype(DType::F32)?;
         match &self.decoder {
-            Some(vae) => to_u8(&vae.decode(&vae.config().scale()?.to_autoencoder(&latents)?)?),
+            Some((vae, device)) => {
+                let latents = latents.to_device(device)?;
+                to_u8(&vae.decode(&vae.config().scale()?.to_autoencoder(&latents)?)?)
+            }
             None => to_u8(&(three(&latents)? / RANGE)?),
         }
     }

@@ -1,13 +1,13 @@
 //! Validation losses for SiT training, at fixed points: the same latents, noise and times at every
 //! validation, so that two losses differ only by what was learned. (A training loss varies by
-//! several per cent from batch to batch.) This file knows nothing of the order of training.
+//! several per cent from batch to batch.) This file knows nothing of the order of training, nor how
+//! the network is evaluated.
 
 use crate::data::latents::Latents;
 use crate::diffusion::alignment::Alignment;
 use crate::diffusion::interpolant::Path;
 use crate::diffusion::loss;
-use crate::models::sit::{SiT, SiTConfig};
-use crate::nn::params::{Frozen, Tensors};
+use crate::diffusion::sampler::Velocity;
 use crate::rng::{self, Purpose};
 use crate::train::Losses;
 use candle_core::{DType, Device, Result, Tensor};
@@ -15,6 +15,10 @@ use candle_core::{DType, Device, Result, Tensor};
 /// Number of times at which the velocity loss is evaluated: the midpoints of eighths of the path,
 /// because the loss varies tenfold along it.
 const TIMES: u64 = 8;
+
+/// The projections `[B, N, Z]` of latents `[B, C, h, w]` at times `[B]` and classes `[B]`, for each
+/// encoder.
+pub type Projections<'a> = dyn FnMut(&Tensor, &Tensor, &Tensor) -> Result<Vec<Tensor>> + 'a;
 
 /// Fixed latents with their rows and classes.
 pub struct Validation {
@@ -38,8 +42,8 @@ impl Validation {
     }
 
     /// Velocity losses: the mean over all times (`velocity`), then one per time (`velocity@t`).
-    pub fn velocity(&self, config: &SiTConfig, path: Path, weights: &Tensors) -> Result<Losses> {
-        let (model, device) = (network(config, weights, &self.latents)?, self.latents.device());
+    pub fn velocity(&self, path: Path, network: &mut Velocity<'_>) -> Result<Losses> {
+        let device = self.latents.device();
         let mut losses = vec![("velocity".to_string(), 0.0)];
         for time in 0..TIMES {
             let t = (time as f64 + 0.5) / TIMES as f64;
@@ -47,7 +51,7 @@ impl Validation {
                 let noise = rng::normal_rows(self.seed, Purpose::Validation, time + 1, rows, &x.dims()[1..], device)?;
                 let times = vec![t as f32; rows.len()];
                 let (point, target) = path.point_and_velocity(x, &noise, &times)?;
-                loss::velocity(&model.velocity(&point, &Tensor::new(times, device)?, y)?, &target)
+                loss::velocity(&network(&point, &Tensor::new(times, device)?, y)?, &target)
             })?;
             losses[0].1 += loss / TIMES as f64;
             losses.push((format!("velocity@{t}"), loss));
@@ -60,23 +64,21 @@ impl Validation {
     /// smaller among fewer images.
     pub fn alignment(
         &self,
-        config: &SiTConfig,
-        weights: &Tensors,
         alignment: &Alignment,
         features: impl Fn(&[u64]) -> Result<Vec<Tensor>>,
+        network: &mut Projections<'_>,
     ) -> Result<Losses> {
-        let model = network(config, weights, &self.latents)?;
         let all = self.rows.len();
         let count = if alignment.over_pairs().is_some() && all > self.batch { all - all % self.batch } else { all };
         let loss = self.mean(count, |rows, x, y| {
             let t = Tensor::zeros(rows.len(), DType::F32, x.device())?;
-            Ok(alignment.losses(features(rows)?, &model.projections(x, &t, y)?)?.alignment)
+            Ok(alignment.losses(features(rows)?, &network(x, &t, y)?)?.alignment)
         })?;
         Ok(vec![("alignment".into(), loss)])
     }
 
     /// The mean over the first `count` samples of a loss that is a mean over its batch.
-    fn mean(&self, count: usize, loss: impl Fn(&[u64], &Tensor, &Tensor) -> Result<Tensor>) -> Result<f64> {
+    fn mean(&self, count: usize, mut loss: impl FnMut(&[u64], &Tensor, &Tensor) -> Result<Tensor>) -> Result<f64> {
         let mut sum = 0.0;
         for start in (0..count).step_by(self.batch) {
             let n = self.batch.min(count - start);
@@ -86,9 +88,4 @@ impl Validation {
         }
         Ok(sum / count as f64)
     }
-}
-
-/// A network with these weights, separate from the one in training.
-fn network(config: &SiTConfig, weights: &Tensors, like: &Tensor) -> Result<SiT> {
-    SiT::new(config, Frozen::new(weights.clone()).builder(DType::F32, like.device()))
 }

@@ -197,34 +197,49 @@ impl FetchObserver for Waiting<'_> {
     }
 }
 
-/// The properties of a published network, or of one that a configuration describes.
-fn facts(params: &Values) -> Vec<Fact> {
-    let entry = text(params, "name").and_then(|name| registry::find(name).ok().flatten());
+/// A network whose sizes are known before its weights are there.
+pub enum Described {
+    Encoder(EncoderConfig),
+    Vae(VaeConfig),
+}
+
+/// The published network that these parameters name, or the one that a configuration describes, and the
+/// parameter that says so. `None` for other types of artifacts, and if the configuration cannot be read.
+pub fn described(params: &Values) -> Option<(Described, &'static [&'static str])> {
+    let config = text(params, "config").map(Path::new);
+    let (kind, preset) = (text(params, "as")?, preset(params));
+    match (kind, config, preset) {
+        ("encoder", _, Some((preset, of))) => EncoderConfig::named(preset).map(|c| (Described::Encoder(c), of)),
+        ("encoder", Some(path), None) => read_config(path).ok().map(|c| (Described::Encoder(c), &["config"][..])),
+        ("vae", _, Some((preset, of))) => {
+            let config = Artifact::Vae.config(Some(preset), &Tensors::new()).ok()?;
+            serde_json::from_value(config).ok().map(|c| (Described::Vae(c), of))
+        }
+        ("vae", Some(path), None) => VaeConfig::read(path).ok().map(|c| (Described::Vae(c), &["config"][..])),
+        _ => None,
+    }
+}
+
+/// The preset, and the parameter that names it: its own, or without a configuration the name of a
+/// published file.
+fn preset(params: &Values) -> Option<(&str, &'static [&'static str])> {
     let named = text(params, "preset").map(|preset| (preset, &["preset"][..]));
     // A configuration given by the user overrides the registry.
-    let config = text(params, "config").map(Path::new).filter(|_| named.is_none());
-    let published = entry.and_then(|e| e.preset.as_deref()).filter(|_| config.is_none());
-    let preset = named.or_else(|| published.map(|preset| (preset, &["name"][..])));
-    match (text(params, "as"), config, preset) {
-        (Some("encoder"), Some(path), _) => {
-            read_config(path).map_or(vec![], |config| encoder(params, &config, &["config"]))
-        }
-        (Some("encoder"), None, Some((preset, of))) => {
-            EncoderConfig::named(preset).map_or(vec![], |config| encoder(params, &config, of))
-        }
-        (Some("vae"), Some(path), _) => {
-            VaeConfig::read(path).map_or(vec![], |config| vae(params, &config, &["config"]))
-        }
-        (Some("vae"), None, Some((preset, of))) => {
-            let config = Artifact::Vae.config(Some(preset), &Tensors::new()).ok();
-            let config = config.and_then(|config| serde_json::from_value::<VaeConfig>(config).ok());
-            config.map_or(vec![], |config| vae(params, &config, of))
-        }
-        (Some("sit"), None, Some((preset, of))) => {
-            let sizes = Values::from_iter([("model".to_string(), json!(preset))]);
-            network(&sizes).into_iter().map(|fact| Fact { of, ..fact }).collect()
-        }
-        _ => vec![],
+    let name = text(params, "name").filter(|_| text(params, "config").is_none());
+    let entry = name.and_then(|name| registry::find(name).ok().flatten());
+    named.or_else(|| Some((entry?.preset.as_deref()?, &["name"][..])))
+}
+
+/// The properties of a published network, or of one that a configuration describes.
+fn facts(params: &Values) -> Vec<Fact> {
+    if let (Some("sit"), Some((preset, of))) = (text(params, "as"), preset(params)) {
+        let sizes = Values::from_iter([("model".to_string(), json!(preset))]);
+        return network(&sizes).into_iter().map(|fact| Fact { of, ..fact }).collect();
+    }
+    match described(params) {
+        Some((Described::Encoder(config), of)) => encoder(params, &config, of),
+        Some((Described::Vae(config), of)) => vae(params, &config, of),
+        None => vec![],
     }
 }
 

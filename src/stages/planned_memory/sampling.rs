@@ -1,29 +1,31 @@
-//! The GPU memory that the networks of sampling take, told by `erw plan` before anything runs. The
-//! decoder, of which no shapes are known before it is read, comes on top.
+//! The GPU memory of sampling: its networks and their decoder.
 
+use super::foreseen::Foreseen;
+use super::networks;
+use crate::support::frozen_networks::{Maps, decoder_plan};
 use erw_ml::gpu::product_type;
 use erw_ml::gpu::velocity::Evaluation;
 use erw_ml::models::sit::{MlpKind, NormKind, SiTConfig};
 use erw_ml::nn::precision::Precision;
-use erw_runner::kind::field::Params;
-use erw_runner::kind::property::InputProperties;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Bytes of GPU memory that the networks of a `sample` stage take. `None` for what candle's
-/// operations compute, and if a size is not known yet. The number of classes is taken to be 1,000:
-/// a table of 4 MB.
-pub fn of_sample(params: &Params, operation: &Params, inputs: &InputProperties) -> Option<u64> {
+/// Bytes that a `sample` stage takes. `None` for what candle's operations compute, and if a size is not
+/// known yet. The number of classes is taken to be 1,000: a table of 4 MB.
+pub fn of_sample(stage: &Foreseen) -> Option<u64> {
+    let Foreseen { params, operation, inputs, makers, .. } = stage;
     let precision: Precision = serde_json::from_value(params.get("precision")?.clone()).ok()?;
     let images = operation.get("batch")?.as_u64()?.clamp(1, params.get("count")?.as_u64()?.max(1)) as usize;
     let guided = params.get("cfg_scale")?.as_f64()? > 1.0;
     let by_network = params.get("guide_weights").is_some_and(Value::is_string);
     let batch = if guided && !by_network { 2 * images } else { images };
-    let of = |slot: &str| {
-        let evaluation = Evaluation { config: network(inputs.get(slot)?)?, batch, ty: product_type(precision) };
-        evaluation.memory().ok().map(|bytes| bytes as u64)
-    };
-    Some(of("sit")? + if by_network { of("guide")? } else { 0 })
+    let sit = network(inputs.get("sit")?)?;
+    let latents = Maps { batch: images, size: [sit.input_size; 2] };
+    let of = |config| Evaluation { config, batch, ty: product_type(precision) }.memory().ok();
+    let guide = if by_network { of(network(inputs.get("guide")?)?)? } else { 0 };
+    let vae = makers.get("vae").and_then(networks::autoencoder);
+    let decoder = vae.and_then(|vae| decoder_plan(&vae, latents).memory().ok()).unwrap_or(0);
+    Some((of(sit)? + guide + decoder) as u64)
 }
 
 /// As far as it decides about memory.

@@ -1,36 +1,32 @@
-//! The GPU memory that a training takes, told by `erw plan` before anything runs. A training that
-//! does not fit is refused when it opens the GPU ([`super::gpu`]). Encoders that compute features
-//! meanwhile come on top.
+//! The GPU memory of a training, with its validation and previews, and with the encoders that compute
+//! features meanwhile.
 
+use super::foreseen::{Foreseen, Maker};
+use super::networks;
+use crate::training::{train, warmup, watched};
 use erw_ml::diffusion::alignment::{Alignment, AlignmentLoss};
 use erw_ml::diffusion::loss::Dispersion;
 use erw_ml::gpu::product_type;
-use erw_ml::gpu::sit::Recipe;
+use erw_ml::gpu::sit::{Recipe, memory};
+use erw_ml::gpu::vit::VitEvaluation;
 use erw_ml::models::projector::ProjectorKind;
 use erw_ml::models::sit::{MlpKind, NormKind, SavedActivations, SiTConfig};
 use erw_ml::nn::precision::Precision;
-use erw_ml::train::sit::gpu::memory;
 use erw_runner::kind::field::Params;
-use erw_runner::kind::property::InputProperties;
 use serde_json::Value;
 
-/// Bytes of GPU memory that each rank of a `warmup` or `train` stage takes, before it runs: from its parameters
-/// and what is known of its inputs. `None` for other kinds, for what candle's operations train, and
-/// if a size is not known yet. The number of classes is taken to be 1,000: a table of 4 MB.
-pub fn of_training(
-    kind: &str,
-    params: &Params,
-    operation: &Params,
-    inputs: &InputProperties,
-    ranks: usize,
-) -> Option<u64> {
+/// Bytes that each rank of a `warmup` or `train` stage takes. `None` for other kinds, for what candle's
+/// operations train, and if a size is not known yet. The number of classes is taken to be 1,000: a
+/// table of 4 MB.
+pub fn of_training(stage: &Foreseen) -> Option<u64> {
+    let Foreseen { kind, params, operation, inputs, makers, ranks } = stage;
     let text = |name: &str| params.get(name)?.as_str();
     let number = |name: &str| params.get(name)?.as_u64().map(|n| n as usize);
     let switch = |name: &str| params.get(name).and_then(Value::as_bool).unwrap_or(false);
     let weight = |name: &str| params.get(name).and_then(Value::as_f64).unwrap_or(0.0);
     let known = |slot: &str, name: &str| inputs.get(slot)?.get(name)?.as_u64().map(|n| n as usize);
-    let is_warmup = kind == super::warmup::KIND.name;
-    if !is_warmup && kind != super::train::KIND.name
+    let is_warmup = *kind == warmup::KIND.name;
+    if !is_warmup && *kind != train::KIND.name
         || ["attention", "relation", "self_alignment", "latent_alignment"].iter().any(|name| weight(name) > 0.0)
     {
         return None;
@@ -59,7 +55,8 @@ pub fn of_training(
         z_dims,
         projector: if text("projector") == Some("conv3") { ProjectorKind::Conv3 } else { ProjectorKind::Mlp },
         projector_dim: number("projector_dim").unwrap_or(2048),
-        encoder_depth: vec![1],
+        // In a warmup the last block, whatever this says.
+        encoder_depth: vec![depth],
         rope: switch("rope"),
         qk_norm: switch("qk_norm"),
         class_token,
@@ -74,7 +71,7 @@ pub fn of_training(
     let loss = if nt_xent { AlignmentLoss::NtXent } else { AlignmentLoss::Cosine };
     let recipe = Recipe {
         micro_batches: accumulate,
-        ranks,
+        ranks: *ranks,
         keep: if blocks { SavedActivations::Inputs } else { SavedActivations::Everything },
         averages: params.get("ema_decay").and_then(Value::as_array).map_or(1, Vec::len),
         alignment: Alignment { loss, ..Alignment::COSINE },
@@ -82,5 +79,17 @@ pub fn of_training(
         dispersion: (weight("dispersive") > 0.0).then_some(Dispersion { weight: 1.0, block: 1, temperature: 1.0 }),
         ..Recipe::new(config, number("batch")? / accumulate, product_type(precision))
     };
-    memory(&recipe).ok().map(|bytes| bytes as u64)
+    let counts = |params: &Params, name: &str| params.get(name).and_then(Value::as_u64).is_some_and(|every| every > 0);
+    let (config, shows) = (&recipe.config, counts(operation, "samples_every"));
+    let points = watched::points(counts(params, "validate_every"), recipe.batch, shows);
+    let vae = makers.get("decoder").filter(|_| shows).and_then(networks::autoencoder);
+    let between = watched::memory(config, points, vae.as_ref(), recipe.ty).ok()?;
+    let grid = config.tokens().isqrt();
+    let encoders = makers.iter().filter(|(slot, _)| aligned && slot.split('.').next() == Some("encoder"));
+    let of_encoder = |maker: &Maker| {
+        let config = networks::transformer(maker, grid)?;
+        VitEvaluation { config, grid, batch: recipe.batch }.memory().ok()
+    };
+    let encoders: usize = encoders.filter_map(|(_, maker)| of_encoder(maker)).sum();
+    Some((memory(&Recipe { between, ..recipe }).ok()? + encoders) as u64)
 }
