@@ -4,6 +4,7 @@ mod cifar;
 mod conv;
 mod embeddings;
 mod encoders;
+mod feeding;
 mod formats;
 mod frechet_distance;
 mod fused_block;

@@ -8,7 +8,7 @@ use crate::models::encoder::Outputs;
 use crate::models::sit::{SiTConfig, drop_labels};
 use crate::rng::{self, Purpose};
 use crate::train::batch_indices;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Settings that determine the examples of a step.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,9 @@ pub struct Batch {
     /// Stored alignment features, if they were requested, in the type in which they are stored;
     /// `None` for online features.
     features: Option<Vec<Tensor>>,
+    /// Stored class tokens `[n, Z]` of the first encoder, for a network that has one; `None` for online
+    /// features.
+    class_tokens: Option<Tensor>,
 }
 
 /// Latents, the features paired with them, and the training device.
@@ -69,8 +72,10 @@ impl Examples {
             .map(|slot| f64::from(rng::stream(seed, Purpose::LabelDrop, step, *slot).uniform()) < network.class_dropout)
             .collect();
         let classes = drop_labels(&self.latents.labels(&rows), &dropped, network.null_class(), &Device::Cpu)?;
-        let features = if aligned { self.features.read(&rows, &flipped)? } else { None };
-        Ok(Batch { rows, flipped, latents, classes, slots, features })
+        let with_class = network.class_token.is_some();
+        let features = if aligned || with_class { self.features.read(&rows, &flipped)? } else { None };
+        let class_tokens = if with_class { self.features.read_class_tokens(&rows)? } else { None };
+        Ok(Batch { rows, flipped, latents, classes, slots, features, class_tokens })
     }
 
     /// The features that the micro-batch is aligned with, f32 `[n, N, Z]` per encoder, on the device.
@@ -84,8 +89,22 @@ impl Examples {
     }
 
     /// What the encoders make of the images of the micro-batch, with the attention of these blocks,
-    /// counted from 1, on `device`.
+    /// counted from 1, on `device`. Stored features have class tokens if these were stored.
+    ///
+    /// # Errors
+    /// Attention of stored features, which have none.
     pub fn encoder_outputs(&self, batch: &Batch, blocks: &[usize], device: &Device) -> Result<Vec<Outputs>> {
+        if let Some(stored) = &batch.features {
+            if !blocks.is_empty() {
+                bail!("stored features have no attention");
+            }
+            let here = |tensor: &Tensor| tensor.to_device(device)?.to_dtype(DType::F32);
+            let outputs = |(i, tokens)| {
+                let class_token = batch.class_tokens.as_ref().filter(|_| i == 0).map(here).transpose()?;
+                Ok(Outputs { tokens: here(tokens)?, class_token, attention: vec![] })
+            };
+            return stored.iter().enumerate().map(outputs).collect();
+        }
         self.features.outputs(&batch.rows, &batch.flipped, [&self.device, device], blocks)
     }
 

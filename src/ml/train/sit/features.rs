@@ -102,6 +102,14 @@ impl Features {
         }
     }
 
+    /// Class tokens f32 `[n, D]` of the first encoder on the CPU if they are stored; `None` otherwise.
+    pub fn read_class_tokens(&self, rows: &[u64]) -> Result<Option<Tensor>> {
+        match self {
+            Self::Stored(sets) => sets.first().map_or(Ok(None), |set| class_tokens(set, rows, &Device::Cpu)),
+            Self::Online(..) => Ok(None),
+        }
+    }
+
     /// Features f32 `[n, T, D]` of the images in these rows, one tensor per encoder. They are
     /// detached: no gradient flows into them. Images are prepared on the first device, results are on
     /// the second.
@@ -117,13 +125,11 @@ impl Features {
         }
     }
 
-    /// [`tokens`](Self::tokens) with all that the encoders show of these images, with the attention
-    /// of these blocks, counted from 1; detached. Stored features have class tokens if these were
-    /// stored.
+    /// [`tokens`](Self::tokens) with all that encoders show of these images, with the attention of these
+    /// blocks, counted from 1; detached.
     ///
     /// # Errors
-    /// Attention of stored features, which have none; a block that an encoder does not have.
-    /// [`tokens`](Self::tokens).
+    /// Stored features; a block that an encoder does not have.
     pub fn outputs(
         &self,
         rows: &[u64],
@@ -131,11 +137,7 @@ impl Features {
         [device, results]: [&Device; 2],
         blocks: &[usize],
     ) -> Result<Vec<Outputs>> {
-        let (images, encoders) = match self {
-            Self::Online(images, encoders) => (images, encoders),
-            Self::Stored(_) if !blocks.is_empty() => bail!("stored features have no attention"),
-            Self::Stored(sets) => return sets.iter().map(|set| stored_outputs(set, rows, flipped, results)).collect(),
-        };
+        let Self::Online(images, encoders) = self else { bail!("stored features are not computed") };
         let mut pixels = images.batch(rows, device)?;
         if flipped.contains(&true) {
             pixels = mirror(&pixels, flipped)?;
@@ -152,11 +154,6 @@ impl Features {
         };
         encoders.iter().map(outputs).collect()
     }
-}
-
-fn stored_outputs(set: &Packed, rows: &[u64], flipped: &[bool], device: &Device) -> Result<Outputs> {
-    let tokens = stored(set, rows, flipped, device)?.to_dtype(DType::F32)?;
-    Ok(Outputs { tokens, class_token: class_tokens(set, rows, device)?, attention: vec![] })
 }
 
 /// Class tokens f32 `[n, D]` of stored features, if they were stored.
