@@ -155,6 +155,16 @@ fn threads_are_started_in_one_place() {
     }
 }
 
+/// Whoever doubts a card's memory reads these.
+#[test]
+fn unsafe_code_of_the_gpu_is_in_two_files() {
+    let unsafe_code =
+        |code: &str| code.contains("unsafe {") || code.contains("unsafe impl") || code.contains("unsafe fn");
+    let files: BTreeSet<PathBuf> =
+        sources("gpu").into_iter().filter(|(_, code)| unsafe_code(code)).map(|(file, _)| file).collect();
+    assert_eq!(files, BTreeSet::from(["gpu/card/libraries.rs", "gpu/card/mod.rs"].map(PathBuf::from)));
+}
+
 #[test]
 fn the_scanner_sees_imports() {
     let house = House::of(vec![

@@ -1,10 +1,11 @@
 //! An NVIDIA card as a [`Machine`]: kernels from the machine code in the program, one stream, its own
-//! memory. Products are in [`products`], the way to other cards in `nccl`. These three files hold the
-//! unsafe code of the GPU's side.
+//! memory. Products are in [`products`], the way to other cards in `nccl`. This file and
+//! [`libraries`] hold the unsafe code of the GPU's side.
 //!
 //! A program that runs for the third time is captured as a CUDA graph and replayed from then on:
 //! the same kernels in the same order, launched at once.
 
+mod libraries;
 #[cfg(feature = "nccl")]
 pub mod nccl;
 mod products;
@@ -21,7 +22,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{Error, Result, bail};
-use products::Products;
+use products::{Products, WORKSPACE};
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -93,7 +94,7 @@ impl Card {
         let modules = KERNELS.iter().map(load).collect::<std::result::Result<_, _>>();
         let modules = modules.map_err(driver("cannot load the kernels"))?;
         let state = State {
-            products: Products::new(&stream)?,
+            products: Products::new(take(&stream, WORKSPACE)?)?,
             functions: HashMap::new(),
             memory: vec![],
             staging: vec![],
@@ -177,6 +178,13 @@ fn cell(argument: Argument) -> u64 {
     }
 }
 
+/// Memory of the card.
+fn take(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>> {
+    #[allow(unsafe_code, reason = "bytes may have any value")]
+    let slice = unsafe { stream.alloc::<u8>(bytes) };
+    slice.map_err(driver(&format!("cannot take {bytes} bytes on the GPU")))
+}
+
 impl Staging {
     fn new(context: &Arc<CudaContext>, bytes: usize) -> std::result::Result<Self, DriverError> {
         #[allow(unsafe_code, reason = "bytes may have any value")]
@@ -188,9 +196,7 @@ impl Staging {
 
 impl Machine for Card {
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        #[allow(unsafe_code, reason = "bytes may have any value")]
-        let slice = unsafe { self.stream.alloc::<u8>(bytes) };
-        let slice = slice.map_err(driver(&format!("cannot take {bytes} bytes on the GPU")))?;
+        let slice = take(&self.stream, bytes)?;
         let address = Address(slice.device_ptr(&self.stream).0);
         self.lock().memory.push(slice);
         Ok(address)

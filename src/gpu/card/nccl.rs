@@ -2,12 +2,13 @@
 //! moves bytes; NCCL's own sums depend on sizes, ranks and topology.
 
 use super::Card;
+use super::libraries::nccl as calls;
 use crate::machine::Link;
 use crate::program::Address;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 use candle_core::cuda_backend::cudarc::nccl::{result, sys};
 use candle_core::{Error, Result};
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::c_char;
 use std::sync::Arc;
 
 /// The name by which ranks find each other: one of them makes it, all of them connect with it.
@@ -40,12 +41,9 @@ impl Card {
     /// # Errors
     /// A rank that cannot be reached, or two on one card.
     pub fn connect(&self, id: &Id, rank: usize, size: usize) -> Result<Nccl> {
-        let mut comm = std::ptr::null_mut();
         let id = sys::ncclUniqueId { internal: id.map(|byte| byte as c_char) };
         self.context.bind_to_thread().map_err(super::driver("cannot use the GPU"))?;
-        #[allow(unsafe_code, reason = "the handle is written before it is used, and lives as long as the result")]
-        let connected = unsafe { result::comm_init_rank(&raw mut comm, size as c_int, id, rank as c_int) };
-        connected.map_err(failed("connect the GPUs"))?;
+        let comm = calls::connect(id, rank, size).map_err(failed("connect the GPUs"))?;
         Ok(Nccl { comm, stream: self.stream.clone(), rank, size })
     }
 }
@@ -53,8 +51,7 @@ impl Card {
 impl Drop for Nccl {
     fn drop(&mut self) {
         // Not destroyed: that waits for what is queued, and a rank that has failed would wait for ever.
-        #[allow(unsafe_code, reason = "made by `connect`, and not used again")]
-        let _ = unsafe { result::comm_abort(self.comm) };
+        calls::abort(self.comm);
     }
 }
 
@@ -70,17 +67,9 @@ impl Link for Nccl {
     fn swap(&self, from: Address, to: Address, each: usize) -> Result<()> {
         let failed = failed("exchange rows");
         result::group_start().map_err(&failed)?;
-        let row = |at: Address, rank: usize| at.offset(rank * each * 4).0 as *mut c_void;
-        let (f32, stream) = (sys::ncclDataType_t::ncclFloat32, self.stream.cu_stream().cast());
-        let queued = (0..self.size).try_for_each(|peer| {
-            let (out, into) = (row(from, peer), row(to, peer));
-            #[allow(unsafe_code, reason = "addresses of a machine, with the sizes of its program")]
-            unsafe {
-                result::send(out, each, f32, peer as c_int, self.comm, stream)?;
-                result::recv(into, each, f32, peer as c_int, self.comm, stream)?;
-            }
-            Ok(())
-        });
+        let rows = |peer: usize| [from, to].map(|at| at.offset(peer * each * 4).0);
+        let exchange = |peer| calls::exchange(self.comm, &self.stream, peer, rows(peer), each);
+        let queued = (0..self.size).try_for_each(exchange);
         // Also after an error, or the group stays open.
         let ended = result::group_end().map_err(&failed);
         queued.map_err(&failed)?;
@@ -88,10 +77,6 @@ impl Link for Nccl {
     }
 
     fn join(&self, mine: Address, all: Address, each: usize) -> Result<()> {
-        let (mine, all) = (mine.0 as *const c_void, all.0 as *mut c_void);
-        let (f32, stream) = (sys::ncclDataType_t::ncclFloat32, self.stream.cu_stream().cast());
-        #[allow(unsafe_code, reason = "addresses of a machine, with the sizes of its program")]
-        let queued = unsafe { result::all_gather(mine, all, each, f32, self.comm, stream) };
-        queued.map(drop).map_err(failed("gather rows"))
+        calls::gather(self.comm, &self.stream, mine.0, all.0, each).map_err(failed("gather rows"))
     }
 }

@@ -4,17 +4,17 @@
 //! algorithm that the heuristic names first, never one that was timed. Descriptors and algorithm are
 //! made once for each shape.
 
+use super::libraries::{Plan, algorithm, end, forget_preference, multiply, set, wish};
 use crate::program::{Epilogue, Form, Matmul, Type};
 use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use candle_core::{Error, Result};
 use std::collections::HashMap;
-use std::ffi::c_void;
 use std::sync::Arc;
 
 /// As NVIDIA recommends for Hopper.
-const WORKSPACE: usize = 32 << 20;
+pub const WORKSPACE: usize = 32 << 20;
 
 /// cuBLASLt with its plans.
 pub struct Products {
@@ -32,24 +32,15 @@ struct Key {
     epilogue: u8,
 }
 
-struct Plan {
-    description: sys::cublasLtMatmulDesc_t,
-    /// Of cuBLASLt's a, b and d.
-    layouts: [sys::cublasLtMatrixLayout_t; 3],
-    algorithm: sys::cublasLtMatmulAlgo_t,
-}
-
 fn failed(product: &Matmul) -> impl Fn(CublasError) -> Error + '_ {
     let Matmul { form, m, n, k, .. } = product;
     move |e| Error::msg(format!("cuBLASLt refuses a product {form:?} of {m} x {n} x {k}: {e}"))
 }
 
 impl Products {
-    pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+    /// With a workspace of [`WORKSPACE`] bytes.
+    pub fn new(workspace: CudaSlice<u8>) -> Result<Self> {
         let handle = result::create_handle().map_err(|e| Error::msg(format!("cannot start cuBLASLt: {e}")))?;
-        #[allow(unsafe_code, reason = "bytes may have any value")]
-        let workspace = unsafe { stream.alloc::<u8>(WORKSPACE) };
-        let workspace = workspace.map_err(|e| Error::msg(format!("no memory for the workspace of products: {e}")))?;
         Ok(Self { handle, workspace, plans: HashMap::new() })
     }
 
@@ -60,33 +51,10 @@ impl Products {
             self.plans.insert(key, plan);
         }
         let plan = &self.plans[&key];
-        let workspace = self.workspace.device_ptr(stream).0;
-        let (alpha, beta) = (1f32, 0f32);
-        let pointer = |at: u64| at as *mut c_void;
-        let [a, b, d] = [product.b, product.a, product.d].map(|address| pointer(address.0));
-        let done = plan.point(&product.epilogue).and_then(|()| {
-            #[allow(unsafe_code, reason = "descriptors of this plan, and addresses with the sizes of the product")]
-            unsafe {
-                result::matmul(
-                    self.handle,
-                    plan.description,
-                    std::ptr::from_ref(&alpha).cast(),
-                    std::ptr::from_ref(&beta).cast(),
-                    a,
-                    plan.layouts[0],
-                    b,
-                    plan.layouts[1],
-                    d,
-                    plan.layouts[2],
-                    d,
-                    plan.layouts[2],
-                    &plan.algorithm,
-                    pointer(workspace),
-                    WORKSPACE,
-                    stream.cu_stream().cast(),
-                )
-            }
-        });
+        let workspace = (self.workspace.device_ptr(stream).0, WORKSPACE);
+        let addresses = [product.b, product.a, product.d].map(|address| address.0);
+        let done = point(plan.description, &product.epilogue)
+            .and_then(|()| multiply(self.handle, plan, addresses, workspace, stream));
         done.map_err(failed(product))
     }
 
@@ -122,49 +90,36 @@ impl Products {
             set(description, Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &(p.n as i64))?;
             set(description, Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, &output)?;
         }
-        let plan = |algorithm| Plan { description, layouts, algorithm };
         // The heuristic looks at whether pointers are set, not at what they are.
-        let blank: sys::cublasLtMatmulAlgo_t = sys::cublasLtMatmulAlgo_t { data: [0; 8] };
-        plan(blank).point(&p.epilogue)?;
+        point(description, &p.epilogue)?;
         let preference = result::create_matmul_pref()?;
         use sys::cublasLtMatmulPreferenceAttributes_t as Wish;
         // Sums in f32, in an order that the algorithm fixes.
         let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         let found = wish(preference, Wish::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE as u64))
             .and_then(|()| wish(preference, Wish::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes))
-            .and_then(|()| {
-                #[allow(unsafe_code, reason = "descriptors that were just made")]
-                unsafe {
-                    let [a, b, d] = layouts;
-                    result::get_matmul_algo_heuristic(self.handle, description, a, b, d, d, preference)
-                }
-            });
-        #[allow(unsafe_code, reason = "made above, and not used again")]
-        unsafe {
-            result::destroy_matmul_pref(preference)?;
-        }
-        Ok(plan(found?.algo))
+            .and_then(|()| algorithm(self.handle, description, layouts, preference));
+        forget_preference(preference)?;
+        Ok(Plan { description, layouts, algorithm: found? })
     }
 }
 
-impl Plan {
-    /// Sets the addresses of the epilogue.
-    fn point(&self, epilogue: &Epilogue) -> std::result::Result<(), CublasError> {
-        use sys::cublasLtMatmulDescAttributes_t as Of;
-        let (bias, kept) = match epilogue {
-            Epilogue::None => (None, None),
-            Epilogue::Bias(bias) | Epilogue::Gelu(bias) => (Some(bias), None),
-            Epilogue::GeluKeep(bias, kept) => (Some(bias), Some(kept)),
-            Epilogue::GeluBackward(kept) => (None, Some(kept)),
-        };
-        if let Some(bias) = bias {
-            set(self.description, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.0)?;
-        }
-        if let Some(kept) = kept {
-            set(self.description, Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &kept.0)?;
-        }
-        Ok(())
+/// Sets the addresses of the epilogue.
+fn point(description: sys::cublasLtMatmulDesc_t, epilogue: &Epilogue) -> std::result::Result<(), CublasError> {
+    use sys::cublasLtMatmulDescAttributes_t as Of;
+    let (bias, kept) = match epilogue {
+        Epilogue::None => (None, None),
+        Epilogue::Bias(bias) | Epilogue::Gelu(bias) => (Some(bias), None),
+        Epilogue::GeluKeep(bias, kept) => (Some(bias), Some(kept)),
+        Epilogue::GeluBackward(kept) => (None, Some(kept)),
+    };
+    if let Some(bias) = bias {
+        set(description, Of::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias.0)?;
     }
+    if let Some(kept) = kept {
+        set(description, Of::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &kept.0)?;
+    }
+    Ok(())
 }
 
 impl Key {
@@ -188,39 +143,8 @@ fn data_type(ty: Type) -> sys::cudaDataType {
     }
 }
 
-fn set<T>(
-    description: sys::cublasLtMatmulDesc_t,
-    attribute: sys::cublasLtMatmulDescAttributes_t,
-    value: &T,
-) -> std::result::Result<(), CublasError> {
-    #[allow(unsafe_code, reason = "the description is alive, and reads as many bytes as the value has")]
-    unsafe {
-        result::set_matmul_desc_attribute(description, attribute, std::ptr::from_ref(value).cast(), size_of::<T>())
-    }
-}
-
-fn wish<T>(
-    preference: sys::cublasLtMatmulPreference_t,
-    attribute: sys::cublasLtMatmulPreferenceAttributes_t,
-    value: &T,
-) -> std::result::Result<(), CublasError> {
-    #[allow(unsafe_code, reason = "the preference is alive, and reads as many bytes as the value has")]
-    unsafe {
-        result::set_matmul_pref_attribute(preference, attribute, std::ptr::from_ref(value).cast(), size_of::<T>())
-    }
-}
-
 impl Drop for Products {
     fn drop(&mut self) {
-        #[allow(unsafe_code, reason = "made by this value, and used by nobody else; an error has no one to go to")]
-        unsafe {
-            for plan in self.plans.values() {
-                let _ = result::destroy_matmul_desc(plan.description);
-                for layout in plan.layouts {
-                    let _ = result::destroy_matrix_layout(layout);
-                }
-            }
-            let _ = result::destroy_handle(self.handle);
-        }
+        end(self.handle, self.plans.values());
     }
 }
