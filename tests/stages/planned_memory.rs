@@ -79,6 +79,16 @@ fn a_training_counts_encoders_that_run_meanwhile() {
     assert_eq!(told(true), told(false));
 }
 
+#[test]
+fn a_network_of_custom_sizes_takes_what_the_published_one_of_these_sizes_does() {
+    let published = told("sit-xl.toml", &["model=SiT-B/2", "train.encoder_depth=8"], "train", |_| true);
+    let sizes = ["hidden=768", "blocks=12", "heads=12", "patch_size=2"];
+    let of = |stage: &'static str| sizes.map(|size| format!("{stage}.{size}"));
+    let custom = ["warmup", "train"].map(of).concat();
+    let set: Vec<&str> = custom.iter().map(String::as_str).chain(["model=custom", "train.encoder_depth=8"]).collect();
+    assert_eq!(told("sit-xl.toml", &set, "train", |_| true), published);
+}
+
 /// They share memory with the step's results. Of a micro-batch of one sample these are smaller.
 #[test]
 fn a_training_counts_its_validation_and_previews_where_they_take_more_than_a_step() {

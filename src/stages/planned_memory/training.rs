@@ -3,6 +3,7 @@
 
 use super::foreseen::{Foreseen, Maker};
 use super::networks;
+use crate::support::sit_artifact::CUSTOM;
 use crate::training::{train, warmup, watched};
 use erw_ml::diffusion::alignment::{Alignment, AlignmentLoss};
 use erw_ml::diffusion::loss::Dispersion;
@@ -38,7 +39,10 @@ pub fn of_training(stage: &Foreseen) -> Option<u64> {
     });
     let z_dims: Vec<usize> = encoders.filter_map(|(slot, _)| known(slot, "dim")).collect();
     let class_token = z_dims.first().copied().filter(|_| weight("class_token") > 0.0);
-    let (hidden, depth, heads, patch_size) = SiTConfig::sizes(text("model")?).ok()?;
+    let (hidden, depth, heads, patch_size) = match text("model")? {
+        CUSTOM => (number("hidden")?, number("blocks")?, number("heads")?, number("patch_size")?),
+        published => SiTConfig::sizes(published).ok()?,
+    };
     let swiglu = text("mlp") == Some("swiglu");
     let config = SiTConfig {
         input_size: known("latents", "side")?,
