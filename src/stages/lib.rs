@@ -7,7 +7,11 @@ pub mod sampling;
 mod support;
 pub mod training;
 
+use erw_base::error::Error;
+use erw_ml::nn::precision::Precision;
 use erw_runner::kind::Registry;
+use erw_runner::kind::field::Params;
+use support::frozen_networks;
 
 pub use evaluation::images::open_images::is_npz;
 pub use evaluation::images::provenance::OTHER_NETWORKS;
@@ -23,6 +27,15 @@ pub fn count_images(path: &std::path::Path) -> erw_base::error::Result<u64> {
         Some(kept) => Ok(kept),
         None => Ok(evaluation::images::open_images::of_path(path)?.len()),
     }
+}
+
+/// The parameter by which a stage of this kind asks for what only a GPU computes, if one does, and what
+/// is wrong with that on a CPU.
+pub fn only_on_a_gpu(kind: &str, params: &Params) -> Option<(&'static str, Error)> {
+    let name = frozen_networks::VAE_PRECISION;
+    let takes_it = [sampling::sample::KIND.name, data::latents::KIND.name].contains(&kind);
+    let asked: Precision = serde_json::from_value(params.get(name).filter(|_| takes_it)?.clone()).ok()?;
+    (asked != Precision::F32).then(|| (name, frozen_networks::half_on_a_cpu()))
 }
 
 /// All of them.

@@ -66,6 +66,14 @@ fn sampling_counts_its_decoder() {
 }
 
 #[test]
+fn a_decoder_in_half_precision_takes_less() {
+    let told = |set: &[&str]| told("sit-xl.toml", set, "sample", |_| true);
+    let of = |ty| decoder(&sd_vae(), [32, 32], 16, ty).memory().unwrap() as u64;
+    let saved = told(&[]) - told(&["sample.vae_precision=bf16"]);
+    assert_eq!(saved, of(Type::F32) - of(Type::Bf16));
+}
+
+#[test]
 fn a_training_counts_encoders_that_run_meanwhile() {
     let config = EncoderConfig::named("dinov2-vit-b").unwrap().vit;
     let encoder = VitEvaluation { config, grid: 16, batch: 32 }.memory().unwrap() as u64;

@@ -1,6 +1,7 @@
 //! What a plan refuses before anything runs: files of other networks, and switches of training that
 //! do not go with an input.
 
+use crate::support::deadline::Deadline;
 use crate::support::space::{Said, Space};
 use candle_core::{DType, Device, Tensor};
 use erw::ml::formats::torch_write;
@@ -368,4 +369,30 @@ fn networks_of_ones_own_are_known_by_their_configuration() {
         planned("decoder", &config).expect(0).stdout
     };
     assert!(!vae(0.18215).contains("another scale") && vae(0.5).contains("another scale"), "{}", vae(0.5));
+}
+
+/// On a CPU an autoencoder is f32.
+#[test]
+fn an_autoencoder_in_half_precision_without_a_gpu_is_refused() {
+    let latents = |more: &str| {
+        Space::new(&format!(
+            "name = \"h\"\n[stages.images]\nkind = \"images\"\nparams = {{ source = \"none\" }}\n\
+             [stages.vae]\nkind = \"weights\"\nparams = {{ as = \"vae\", name = \"sd-vae-ft-mse\" }}\n\
+             [stages.latents]\nkind = \"latents\"\ninputs = {{ images = \"images\", vae = \"vae\" }}\n{more}"
+        ))
+    };
+    let bf16 = "params = { vae_precision = \"bf16\" }\n";
+    let refused = |space: &Space, gpus: &str| {
+        let said = Said::from(space.command(&["plan", "p.toml"]).env("ERW_GPUS", gpus).finish()).expect(2);
+        let stderr = space.plain(&said.stderr);
+        let text = "error: stage `latents`: `vae_precision` asks for an autoencoder in half precision, which only a GPU \
+                    computes\n  --> p.toml:11:";
+        assert!(stderr.starts_with(text), "{stderr}");
+        assert!(stderr.contains("hint: set `resources = { gpus = 1 }`, or leave `vae_precision` out"), "{stderr}");
+    };
+    refused(&latents(bf16), "1");
+    let on_a_gpu = latents(&format!("{bf16}resources = {{ gpus = 1 }}\n"));
+    plan(&on_a_gpu, "p.toml").expect(0);
+    refused(&on_a_gpu, "0");
+    plan(&latents("params = { vae_precision = \"f32\" }\n"), "p.toml").expect(0);
 }

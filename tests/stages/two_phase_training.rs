@@ -280,6 +280,11 @@ fn bad_parameters_are_refused_before_a_run() {
     assert!(error(&warmup::KIND, json!({"depth": 3})).contains("`depth` 3 is not one of the blocks 1 to 2"));
     assert!(error(&sample::KIND, json!({"guidance_low": 0.9, "guidance_high": 0.5})).contains("above"));
     assert!(!lab.path("x").exists());
+    // That there is no GPU shows when it runs.
+    let (changes, trained) = (json!({"count": 1, "steps": 1, "vae_precision": "bf16"}), lab.trained());
+    let inputs = [("sit", trained), ("vae", lab.path("vae"))];
+    let error = lab.run(&sample::KIND, "half", changes, &inputs, &Ear::default()).unwrap_err();
+    assert!(error.message.contains("`vae_precision` asks for an autoencoder in half precision"), "{error}");
 }
 
 #[test]

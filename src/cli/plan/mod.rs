@@ -3,6 +3,7 @@
 
 mod changed;
 mod gpu_memory;
+mod gpu_needed;
 pub mod jobs;
 pub mod line;
 mod status;
@@ -113,6 +114,7 @@ fn finish(mut planned: Planned, pipeline: &Pipeline, args: &Args, cache: &Cache)
         Format::Markdown => planned.markdown(),
     })?;
     jobs::check(&planned, pipeline, &args.settings)?;
+    gpu_needed::check(&planned, pipeline, &args.settings)?;
     gpu_memory::check(&planned, pipeline, &args.settings)?;
     let work = planned.stages.iter().any(|line| line.stale);
     let lacking = planned.stages.iter().any(|line| line.verdict == "missing");

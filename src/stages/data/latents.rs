@@ -15,6 +15,7 @@ use erw_ml::data::latent_scale::{Channels, LatentScale};
 use erw_ml::data::latents::MIRRORED;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::params::Tensors;
+use erw_ml::nn::precision::Precision;
 use erw_runner::kind::attempt::Attempt;
 use erw_runner::kind::{StageKind, no_facts};
 use serde::Deserialize;
@@ -35,13 +36,15 @@ struct Params {
     rows_per_shard: usize,
     /// Also store the latents of the mirrored images.
     flip: bool,
+    vae_precision: Option<Precision>,
 }
 
 fn run(attempt: &Attempt) -> Result<()> {
     let (p, o): (Params, Walk) = (attempt.params()?, attempt.operation()?);
     let device = device(attempt.device())?;
     let images = ImageSet::open(attempt.input("images")?)?;
-    let maps = Maps { batch: o.batch, size: [images.height(), images.width()] };
+    let precision = p.vae_precision.unwrap_or_default();
+    let maps = Maps { batch: o.batch, size: [images.height(), images.width()], precision };
     let (vae, device) = encoder(attempt, attempt.input("vae")?, maps, &device)?;
     let (total, labels) = (images.len(), images.labels());
     if labels.len() as u64 != total {

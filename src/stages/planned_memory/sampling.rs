@@ -2,7 +2,7 @@
 
 use super::foreseen::Foreseen;
 use super::networks;
-use crate::support::frozen_networks::{Maps, decoder_plan};
+use crate::support::frozen_networks::{Maps, VAE_PRECISION, decoder_plan};
 use erw_ml::gpu::product_type;
 use erw_ml::gpu::velocity::Evaluation;
 use erw_ml::models::sit::{MlpKind, NormKind, SiTConfig};
@@ -14,14 +14,16 @@ use std::collections::BTreeMap;
 /// known yet. The number of classes is taken to be 1,000: a table of 4 MB.
 pub fn of_sample(stage: &Foreseen) -> Option<u64> {
     let Foreseen { params, operation, inputs, makers, .. } = stage;
-    let precision: Precision = serde_json::from_value(params.get("precision")?.clone()).ok()?;
+    let precision = |name: &str| serde_json::from_value::<Option<Precision>>(params.get(name)?.clone()).ok()?;
     let images = operation.get("batch")?.as_u64()?.clamp(1, params.get("count")?.as_u64()?.max(1)) as usize;
     let guided = params.get("cfg_scale")?.as_f64()? > 1.0;
     let by_network = params.get("guide_weights").is_some_and(Value::is_string);
     let batch = if guided && !by_network { 2 * images } else { images };
     let sit = network(inputs.get("sit")?)?;
-    let latents = Maps { batch: images, size: [sit.input_size; 2] };
-    let of = |config| Evaluation { config, batch, ty: product_type(precision) }.memory().ok();
+    let of_decoder = precision(VAE_PRECISION).unwrap_or_default();
+    let latents = Maps { batch: images, size: [sit.input_size; 2], precision: of_decoder };
+    let ty = product_type(precision("precision")?);
+    let of = |config| Evaluation { config, batch, ty }.memory().ok();
     let guide = if by_network { of(network(inputs.get("guide")?)?)? } else { 0 };
     let vae = makers.get("vae").and_then(networks::autoencoder);
     let decoder = vae.and_then(|vae| decoder_plan(&vae, latents).memory().ok()).unwrap_or(0);

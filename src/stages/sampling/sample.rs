@@ -58,6 +58,7 @@ struct Params {
     count: u64,
     labels: Labels,
     precision: Precision,
+    vae_precision: Option<Precision>,
 }
 
 impl Params {
@@ -269,8 +270,9 @@ impl Generator {
             (Some(n), _) => n.path,
             (None, path) => path.unwrap_or(NoisePath::Linear),
         };
-        let (vae, device) =
-            decoder(attempt, attempt.input("vae")?, Maps { batch, size: [config.input_size; 2] }, &device)?;
+        let precision = p.vae_precision.unwrap_or_default();
+        let latents = Maps { batch, size: [config.input_size; 2], precision };
+        let (vae, device) = decoder(attempt, attempt.input("vae")?, latents, &device)?;
         if let Some(note) = &note {
             check_scale(note, &vae.config().scale()?, "the decoder")?;
         }

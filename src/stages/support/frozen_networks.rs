@@ -5,12 +5,13 @@
 
 use super::card;
 use candle_core::Device;
-use erw_base::error::Result;
+use erw_base::error::{Error, Result};
 use erw_gpu::machine::Machine;
 use erw_gpu::program::Type;
 use erw_ml::gpu::encoder::TransformerPlan;
 use erw_ml::gpu::frozen::Plan;
 use erw_ml::gpu::inception;
+use erw_ml::gpu::product_type;
 use erw_ml::gpu::vae;
 use erw_ml::models::encoder::{Encoder, WEIGHTS_FILE};
 use erw_ml::models::feature_network::FeatureNetwork;
@@ -20,6 +21,7 @@ use erw_ml::models::inception::SIDE;
 use erw_ml::models::vae::AutoencoderKl;
 use erw_ml::nn::elsewhere::Elsewhere;
 use erw_ml::nn::params;
+use erw_ml::nn::precision::Precision;
 use erw_runner::kind::attempt::Attempt;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +31,10 @@ use std::sync::Arc;
 const AUTOENCODER_BATCH: usize = 16;
 /// The most that pass through other networks, for the same reason.
 const ENCODER_BATCH: usize = 256;
+
+/// The parameter that asks for the precision of an autoencoder. Not `precision`, which pipelines set for
+/// all of their stages at once.
+pub const VAE_PRECISION: &str = "vae_precision";
 
 /// What makes a frozen network take less memory.
 pub const LESS_MEMORY: &str = "set a smaller `operation.batch`";
@@ -61,17 +67,37 @@ pub fn not_covered(why: &dyn std::fmt::Display, guest: &str) -> String {
     )
 }
 
-/// Maps that go through an autoencoder: so many at a time, of this height and width.
+/// Maps that go through an autoencoder: so many at a time, of this height and width, with products of
+/// this precision.
 #[derive(Debug, Clone, Copy)]
 pub struct Maps {
     pub batch: usize,
     pub size: [usize; 2],
+    pub precision: Precision,
+}
+
+impl Maps {
+    /// The network `plan` in batches of these maps.
+    fn through<'a>(
+        self,
+        vae: &'a AutoencoderKl,
+        plan: fn(&'a AutoencoderKl, [usize; 2], usize, Type) -> Plan<'a>,
+    ) -> Plan<'a> {
+        plan(vae, self.size, self.batch.clamp(1, AUTOENCODER_BATCH), product_type(self.precision))
+    }
+}
+
+/// What is wrong with an autoencoder in half precision on a CPU.
+pub fn half_on_a_cpu() -> Error {
+    Error::usage(format!("`{VAE_PRECISION}` asks for an autoencoder in half precision, which only a GPU computes"))
+        .hint(format!("set `resources = {{ gpus = 1 }}`, or leave `{VAE_PRECISION}` out"))
 }
 
 /// The autoencoder in `dir`, to decode latents, and the device of latents.
 ///
 /// # Errors
-/// Not an autoencoder; a GPU that cannot be used, or with too little memory.
+/// Not an autoencoder; a GPU that cannot be used, or with too little memory; half precision where erw's
+/// own kernels do not run.
 pub fn decoder(attempt: &Attempt, dir: &Path, latents: Maps, device: &Device) -> Result<(AutoencoderKl, Device)> {
     autoencoder(attempt, (dir, latents), device, "the decoder", decoder_plan, AutoencoderKl::decoded_by)
 }
@@ -84,13 +110,13 @@ pub fn encoder(attempt: &Attempt, dir: &Path, images: Maps, device: &Device) -> 
     autoencoder(attempt, (dir, images), device, "the encoder", encoder_plan, AutoencoderKl::encoded_by)
 }
 
-fn encoder_plan(vae: &AutoencoderKl, Maps { batch, size }: Maps) -> Plan<'_> {
-    vae::encoder(vae, size, batch.clamp(1, AUTOENCODER_BATCH), Type::F32)
+fn encoder_plan(vae: &AutoencoderKl, images: Maps) -> Plan<'_> {
+    images.through(vae, vae::encoder)
 }
 
 /// What a decoder of such latents is on a GPU.
-pub fn decoder_plan(vae: &AutoencoderKl, Maps { batch, size }: Maps) -> Plan<'_> {
-    vae::decoder(vae, size, batch.clamp(1, AUTOENCODER_BATCH), Type::F32)
+pub fn decoder_plan(vae: &AutoencoderKl, latents: Maps) -> Plan<'_> {
+    latents.through(vae, vae::decoder)
 }
 
 fn autoencoder(
@@ -102,13 +128,18 @@ fn autoencoder(
     computed_by: fn(AutoencoderKl, Elsewhere) -> AutoencoderKl,
 ) -> Result<(AutoencoderKl, Device)> {
     let vae = AutoencoderKl::load(dir, &Device::Cpu)?;
+    let (is_half, ty) = (maps.precision != Precision::F32, product_type(maps.precision));
     if device.is_cpu() {
-        return Ok((vae, Device::Cpu));
+        return if is_half { Err(half_on_a_cpu()) } else { Ok((vae, Device::Cpu)) };
     }
     let part = {
         let plan = plan(&vae, maps);
-        machine(attempt, guest, plan.memory(), Type::F32)?.map(|machine| plan.on(machine)).transpose()?
+        machine(attempt, guest, plan.memory(), ty)?.map(|machine| plan.on(machine)).transpose()?
     };
+    if part.is_none() && is_half {
+        let text = format!("`{VAE_PRECISION}` asks for half precision, which candle's operations do not have here");
+        return Err(Error::usage(text).hint(format!("leave `{VAE_PRECISION}` out")));
+    }
     Ok(match part {
         Some(part) => (computed_by(vae, part.elsewhere()), Device::Cpu),
         None => (AutoencoderKl::load(dir, device)?, device.clone()),
