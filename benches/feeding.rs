@@ -76,7 +76,7 @@ fn measure(case: &str) -> Result<Value> {
         alignment: Alignment::COSINE,
         dispersion: None,
         self_alignment: None,
-        latent_alignment: None,
+        latent_alignment: 0.0,
         attention: None,
         class_token: 0.0,
     };

@@ -75,6 +75,7 @@ fn stored_features_and_class_tokens_are_read_ahead() {
             alignment: Alignment::COSINE,
             dispersion: None,
             self_alignment: None,
+            latent_alignment: 0.0,
             attention: None,
             class_token: 0.03,
         };

@@ -12,8 +12,9 @@ use erw_runner::settings::{LauncherName, Settings};
 /// One that has no GPU.
 pub fn check(planned: &Planned, pipeline: &Pipeline, settings: &Settings) -> Result<()> {
     let none_here = settings.launcher == LauncherName::Local && settings.gpus == Some(0);
+    let by_name = pipeline.by_name();
     for line in planned.stages.iter().filter(|line| line.stale) {
-        let Some(stage) = pipeline.by_name().get(line.stage.as_str()).map(|id| pipeline.stage(*id)) else { continue };
+        let Some(stage) = by_name.get(line.stage.as_str()).map(|id| pipeline.stage(*id)) else { continue };
         let asked = erw_stages::only_on_a_gpu(stage.kind.name, &stage.params);
         if let Some((name, error)) = asked.filter(|_| none_here || stage.resources.gpus == 0) {
             let place = stage.origins.get(format!("params.{name}").as_str()).and_then(|origin| origin.place.clone());
