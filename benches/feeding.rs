@@ -8,21 +8,28 @@
 //!
 //! Latents are 4 x 32 x 32, features 256 x 768, as of SiT-XL/2 or B/2 with DINOv2-B. `aligned-N`:
 //! N samples with features. `flipped-N`: N samples without features, half of them mirrored (stored
-//! features do not cover mirrored images). The files are in the page cache.
+//! features do not cover mirrored images). `online-N`: features by DINOv2-B from images of 256 pixels,
+//! whose transformer takes no time, as it would run on the card; but images are prepared here, where
+//! a training with a card prepares them there. The files are in the page cache.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 #[expect(dead_code, reason = "nothing here is rated in products")]
 mod support;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use erw::ml::data::images::ImageSet;
 use erw::ml::data::latents::Latents;
 use erw::ml::data::packed::{Packed, PackedWriter};
 use erw::ml::diffusion::alignment::Alignment;
 use erw::ml::diffusion::alignment_schedule::Schedule;
 use erw::ml::diffusion::interpolant::{Path, TimeDistribution};
 use erw::ml::gpu::sit::{Recipe, SitPrograms};
+use erw::ml::models::encoder::Encoder;
+use erw::ml::models::encoder::config::EncoderConfig;
 use erw::ml::models::sit::{SiT, SiTConfig};
-use erw::ml::nn::params::{ParamSet, Tensors};
+use erw::ml::models::vit::Vit;
+use erw::ml::nn::elsewhere::Elsewhere;
+use erw::ml::nn::params::{ParamSet, Tensors, census};
 use erw::ml::observer::Silent;
 use erw::ml::ranks::Ranks;
 use erw::ml::rng::{Purpose, normal_rows};
@@ -39,7 +46,7 @@ use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-const CASES: [&str; 4] = ["aligned-64", "aligned-256", "flipped-64", "flipped-256"];
+const CASES: [&str; 6] = ["aligned-64", "aligned-256", "online-64", "online-256", "flipped-64", "flipped-256"];
 const CPU: Device = Device::Cpu;
 /// Rows of the files.
 const ROWS: usize = 1024;
@@ -52,12 +59,13 @@ fn main() {
 
 fn measure(case: &str) -> Result<Value> {
     let Some((kind, samples)) = case.split_once('-') else { bail!("no case {case}") };
-    let (aligned, batch) = (kind == "aligned", samples.parse::<usize>().unwrap());
+    let (aligned, batch) = (kind != "flipped", samples.parse::<usize>().unwrap());
     let dir = tempfile::tempdir()?;
     let latents = latents(&dir.path().join("latents"))?;
-    let features = match aligned {
-        true => Features::stored(&latents, vec![("features".into(), features(&dir.path().join("features"))?)])?,
-        false => Features::none(),
+    let features = match kind {
+        "aligned" => Features::stored(&latents, vec![("features".into(), features(&dir.path().join("features"))?)])?,
+        "online" => Features::online(&latents, "images", images(&dir.path().join("images"))?, vec![encoder()?])?,
+        _ => Features::none(),
     };
     let examples = Examples { latents, features, device: CPU };
     // The feed does not depend on the network's depth and width.
@@ -139,17 +147,39 @@ fn latents(dir: &std::path::Path) -> Result<Latents> {
     let mut writer = PackedWriter::create(dir, "latents", 256)?;
     let mean = normal(1, &[4, 32, 32])?;
     let std = (mean.abs()? * 0.1)?;
-    let labels: Vec<i64> = (0..ROWS as i64).map(|i| i % 1000).collect();
     writer.push(&Tensors::from([
         ("mean_flip".into(), mean.clone()),
         ("std_flip".into(), std.clone()),
         ("mean".into(), mean),
         ("std".into(), std),
-        ("labels".into(), Tensor::from_vec(labels, ROWS, &CPU)?),
+        ("labels".into(), labels()?),
     ]))?;
     let classes: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
     writer.finish(&json!({"scaling_factor": 0.18215, "shift_factor": 0.0, "classes": classes}))?;
     Latents::open(dir)
+}
+
+fn labels() -> Result<Tensor> {
+    Tensor::from_vec((0..ROWS as i64).map(|i| i % 1000).collect::<Vec<_>>(), ROWS, &CPU)
+}
+
+fn images(dir: &std::path::Path) -> Result<ImageSet> {
+    let mut writer = PackedWriter::create(dir, "images", 256)?;
+    let pixels: Vec<u8> = (0..ROWS * 256 * 256 * 3).map(|i| (i * 31 % 251) as u8).collect();
+    let pixels = Tensor::from_vec(pixels, (ROWS, 256, 256, 3), &CPU)?;
+    writer.push(&Tensors::from([("images".into(), pixels), ("labels".into(), labels()?)]))?;
+    writer.finish(&json!({}))?;
+    ImageSet::open(dir)
+}
+
+/// DINOv2-B without its blocks: its images are prepared, its tokens are zero.
+fn encoder() -> Result<Encoder> {
+    let mut config = EncoderConfig::named("dinov2-vit-b").unwrap();
+    config.vit.depth = 1;
+    let zeros = |(name, shape)| Ok((name, Tensor::zeros(shape, DType::F32, &CPU)?));
+    let tensors = census(|vb| Vit::new(&config.vit, vb))?.1.into_iter().map(zeros).collect::<Result<Tensors>>()?;
+    let idle = Elsewhere::new(|images| Ok(vec![Tensor::zeros((images.dim(0)?, 257, 768), DType::F32, &CPU)?]));
+    Ok(Encoder::new(&config, tensors, &CPU)?.computed_by(idle))
 }
 
 fn features(dir: &std::path::Path) -> Result<Packed> {
