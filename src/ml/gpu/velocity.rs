@@ -1,5 +1,6 @@
-//! The velocity of a SiT on a GPU, for sampling, and for validation and previews of a training. Weights and activations stay in the GPU's memory;
-//! points go in and velocities come out, and the sampler's state stays with the host.
+//! The velocity of a SiT on a GPU, for sampling, and for validation and previews of a training.
+//! Weights and activations stay in the GPU's memory; points go in and velocities come out, and the
+//! sampler's state stays with the host.
 //!
 //! That is cheap. A step of SiT-XL/2 for 256 images with guidance moves 512 points of 4 x 32 x 32
 //! numbers, 8.4 MB, there and the velocities back: less than a millisecond over PCIe, while the

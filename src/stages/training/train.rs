@@ -109,6 +109,15 @@ impl Params {
         Ok(Depths { encoder, class_token: self.class_token > 0.0, self_alignment, latent_alignment, warmup: None })
     }
 
+    /// This block, if the network has it: parameter `name`, counted from 1.
+    fn block(&self, name: &str, block: usize) -> Result<usize> {
+        let blocks = self.architecture.sizes()?.1;
+        if block > blocks {
+            return Err(Error::usage(format!("`{name}` {block} is not one of the blocks 1 to {blocks}")));
+        }
+        Ok(block)
+    }
+
     /// The attention alignment, if there is one. Whether the encoder has these blocks shows when it
     /// is opened.
     fn attention(&self) -> Result<Option<AttentionTransfer>> {
@@ -124,10 +133,7 @@ impl Params {
             );
             return Err(Error::usage(text).hint("give a block of the encoder for each block of the network"));
         }
-        let count = self.architecture.sizes()?.1;
-        if let Some(bad) = blocks.iter().find(|b| **b > count) {
-            return Err(Error::usage(format!("`attention_blocks` {bad} is not one of the blocks 1 to {count}")));
-        }
+        blocks.iter().try_for_each(|block| self.block("attention_blocks", *block).map(drop))?;
         let (blocks, encoder_blocks) = (blocks.clone(), theirs.clone());
         Ok(Some(AttentionTransfer { weight: self.attention, blocks, encoder_blocks }))
     }
@@ -195,7 +201,6 @@ impl Params {
         if self.self_alignment == 0.0 {
             return Ok(None);
         }
-        let blocks = self.architecture.sizes()?.1;
         let own = [
             ("self_alignment_depth", self.self_alignment_depth),
             ("self_alignment_teacher", self.self_alignment_teacher),
@@ -203,10 +208,7 @@ impl Params {
         let block = |(name, value): (&str, Option<usize>)| match value {
             None => Err(Error::usage(format!("`self_alignment` needs `{name}`"))
                 .hint("choose an earlier block to align: SRA has 8 and 20 for SiT-XL/2, and 4 and 8 for SiT-B/2")),
-            Some(block) if block > blocks => {
-                Err(Error::usage(format!("`{name}` {block} is not one of the blocks 1 to {blocks}")))
-            }
-            Some(block) => Ok(block),
+            Some(block) => self.block(name, block),
         };
         let [student, teacher] = [block(own[0])?, block(own[1])?];
         if teacher < student {
@@ -229,25 +231,17 @@ impl Params {
 
     /// The block, counted from 1, that is aligned with the latents; `None` without that.
     fn latent_alignment_block(&self) -> Result<Option<usize>> {
-        let blocks = self.architecture.sizes()?.1;
         match self.latent_alignment_depth {
             _ if self.latent_alignment() == 0.0 => Ok(None),
             None => Err(Error::usage("`latent_alignment` needs `latent_alignment_depth`")
                 .hint("choose an early block: SRA 2 has 8 for SiT-XL/2 and SiT-L/2, and 2 for SiT-B/2")),
-            Some(block) if block > blocks => {
-                let text = format!("`latent_alignment_depth` {block} is not one of the blocks 1 to {blocks}");
-                Err(Error::usage(text))
-            }
-            block => Ok(block),
+            Some(block) => self.block("latent_alignment_depth", block).map(Some),
         }
     }
 
     fn dispersion(&self) -> Result<Option<Dispersion>> {
         let blocks = self.architecture.sizes()?.1;
-        let depth = self.dispersive_depth.unwrap_or((blocks / 4).max(1));
-        if depth > blocks {
-            return Err(Error::usage(format!("`dispersive_depth` {depth} is not one of the blocks 1 to {blocks}")));
-        }
+        let depth = self.block("dispersive_depth", self.dispersive_depth.unwrap_or((blocks / 4).max(1)))?;
         let (weight, temperature) = (self.dispersive, self.dispersive_temperature);
         Ok((weight > 0.0).then_some(Dispersion { weight, block: depth, temperature }))
     }
@@ -347,9 +341,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let LoopSettings { samples_every, .. } = attempt.operation()?;
     let decoder = preview_output::decoder(attempt, samples_every, &config, &note)?;
     let points = watched::points(p.validation.validate_every > 0, recipe.batch, samples_every > 0);
-    let between = || watched::memory(&config, points, decoder.as_ref(), recipe.ty);
-    let between = if device.is_cpu() || recipe.check().is_err() { 0 } else { between()? };
-    let recipe = Recipe { between, ..recipe };
+    let recipe = watched::counted(recipe, points, decoder.as_ref(), &device)?;
     let gpu = gpu::open(attempt, &device, &recipe, p.uncovered(), &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let Start { params, model, loaded } = phase.start(attempt, &config, &home, &note)?;

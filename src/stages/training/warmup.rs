@@ -16,7 +16,6 @@ use crate::support::sit_artifact::write_artifact;
 use erw_base::error::{Error, Result};
 use erw_ml::diffusion::alignment::Alignment;
 use erw_ml::diffusion::interpolant::Path;
-use erw_ml::gpu::sit::Recipe;
 use erw_ml::nn::params::Tensors;
 use erw_ml::train::Callbacks;
 use erw_ml::train::config::FitConfig;
@@ -85,9 +84,7 @@ fn run(attempt: &Attempt) -> Result<()> {
     let cfg = phase.fit(attempt, &p.optimization)?;
     let recipe = gpu::recipe(&config, phase.precision, phase.micro_batch(), &cfg, attempt, p.alignment)?;
     let points = watched::points(p.validation.validate_every > 0, recipe.batch, false);
-    let between = || watched::memory(&config, points, None, recipe.ty);
-    let between = if device.is_cpu() || recipe.check().is_err() { 0 } else { between()? };
-    let recipe = Recipe { between, ..recipe };
+    let recipe = watched::counted(recipe, points, None, &device)?;
     let gpu = gpu::open(attempt, &device, &recipe, None, &mut examples.features)?;
     let home = gpu::home(&device, gpu.as_ref());
     let note = dataset::note(&examples, Path::Linear);

@@ -10,6 +10,7 @@ use erw_gpu::program::Type;
 use erw_ml::diffusion::sampler::Velocity;
 use erw_ml::gpu::frozen::Plan;
 use erw_ml::gpu::projections::{Projection, ProjectionsOnGpu};
+use erw_ml::gpu::sit::Recipe;
 use erw_ml::gpu::vae;
 use erw_ml::gpu::velocity::{Evaluation, VelocityOnGpu};
 use erw_ml::models::sit::{SiT, SiTConfig};
@@ -47,6 +48,19 @@ pub fn memory(config: &SiTConfig, points: usize, vae: Option<&AutoencoderKl>, ty
         Some(_) => projection(config, points, ty).memory()?,
     };
     Ok(network.max(vae.map_or(0, |vae| decoder(vae, config).memory().unwrap_or(0))))
+}
+
+/// The recipe with [`memory`] of what looks at its network between the steps, on a GPU. A recipe that the
+/// kernels do not cover is left to candle.
+///
+/// # Errors
+/// As [`memory`].
+pub fn counted(recipe: Recipe, points: usize, vae: Option<&AutoencoderKl>, device: &Device) -> Result<Recipe> {
+    if device.is_cpu() || recipe.check().is_err() {
+        return Ok(recipe);
+    }
+    let between = memory(&recipe.config, points, vae, recipe.ty)?;
+    Ok(Recipe { between, ..recipe })
 }
 
 fn evaluation(config: &SiTConfig, batch: usize, ty: Type) -> Evaluation {
